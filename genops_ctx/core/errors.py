@@ -1,0 +1,170 @@
+"""The tree of errors. Every message says what happened and what to do about it.
+
+::
+
+    GovernanceError                     everything this package raises
+    ├── ConfigurationError              bad argument or setting            (also ValueError)
+    │   └── UnknownKeywordError         a keyword one slip from a known one (also TypeError)
+    ├── LockedAttributeError            an inner scope changed a locked attribute
+    ├── CallRefused                     refused before anything was sent; nothing was spent
+    │   ├── BudgetExceeded              a limit would be passed
+    │   ├── PriceUnknown                no price is known, and the budget says "block"
+    │   ├── OperationInProgress         the same idempotency key is being sent right now
+    │   └── AlreadyCompleted            the same idempotency key was completed before
+    └── FlowiseError                    genops_ctx.providers.errors: also requests exceptions
+
+Messages never hold a prompt, an answer or a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+    from .records import Charge
+
+__all__ = [
+    "AlreadyCompleted",
+    "BudgetExceeded",
+    "CallRefused",
+    "ConfigurationError",
+    "GovernanceError",
+    "GovernanceWarning",
+    "LockedAttributeError",
+    "OperationInProgress",
+    "PriceUnknown",
+    "UnknownKeywordError",
+]
+
+
+class GovernanceError(Exception):
+    """Everything this package raises derives from this."""
+
+
+class GovernanceWarning(UserWarning):
+    """Something is likely not what you meant; said once."""
+
+
+class ConfigurationError(GovernanceError, ValueError):
+    """A bad argument or setting; nothing was sent."""
+
+
+class UnknownKeywordError(ConfigurationError, TypeError):
+    """A keyword that is one slip away from a known one."""
+
+
+class LockedAttributeError(GovernanceError):
+    """An inner scope gave another value to an attribute that an outer scope locked."""
+
+
+class CallRefused(GovernanceError):
+    """The call was refused before anything was sent, so nothing was spent."""
+
+
+class BudgetExceeded(CallRefused):
+    """A limit would be passed. All amounts are exact Decimals of dollars.
+
+    Attributes:
+        budget: name of the budget that refused.
+        scope: the account it watches, for people (``context 'support'``, ``team=search``).
+        limit, spent, reserved: the account at that moment.
+        wanted: what the call asked to set aside.
+        wanted_because: how ``wanted`` came about.
+        resets_at: end of the window, or None where the budget has none.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: str,
+        scope: str,
+        limit: Decimal,
+        spent: Decimal,
+        reserved: Decimal,
+        wanted: Decimal,
+        wanted_because: str,
+        resets_at: datetime | None = None,
+    ) -> None:
+        self.budget = budget
+        self.scope = scope
+        self.limit = limit
+        self.spent = spent
+        self.reserved = reserved
+        self.wanted = wanted
+        self.wanted_because = wanted_because
+        self.resets_at = resets_at
+        super().__init__(
+            budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at
+        )
+
+    @property
+    def remaining(self) -> Decimal:
+        """What was left, never below zero."""
+        return max(self.limit - self.spent - self.reserved, self.limit * 0)
+
+    def __str__(self) -> str:
+        when = f" It resets at {self.resets_at.isoformat()}." if self.resets_at else ""
+        return (
+            f"budget {self.budget!r} of {_usd(self.limit)} for {self.scope} refused the call before it "
+            f"was sent: {_usd(self.spent)} spent + {_usd(self.reserved)} reserved by calls in flight + "
+            f"{_usd(self.wanted)} wanted ({self.wanted_because}) would pass the limit.{when} "
+            f"Raise the budget, wait, or pass a smaller max_cost if this call needs less."
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (
+            type(self),
+            {
+                name: getattr(self, name)
+                for name in (
+                    "budget",
+                    "scope",
+                    "limit",
+                    "spent",
+                    "reserved",
+                    "wanted",
+                    "wanted_because",
+                    "resets_at",
+                )
+            },
+        )
+
+
+class PriceUnknown(CallRefused):
+    """No price is known for a model of this flow and the budget says ``on_unpriced="block"``."""
+
+
+class OperationInProgress(CallRefused):
+    """A call with this idempotency key is being sent right now; it was not sent again."""
+
+
+class AlreadyCompleted(CallRefused):
+    """An operation with this idempotency key was completed before; nothing was sent.
+
+    ``charges`` holds what it cost then (empty where the ledger no longer has them).
+    """
+
+    def __init__(self, operation: str, charges: Sequence[Charge] = ()) -> None:
+        self.operation = operation
+        self.charges = tuple(charges)
+        super().__init__(operation, self.charges)
+
+    def __str__(self) -> str:
+        return (
+            f"operation {self.operation!r} was completed before and was not sent again; "
+            f"its {len(self.charges)} charge(s) are in .charges. Use a new idempotency_key to pay for a new call."
+        )
+
+
+def _usd(amount: Decimal) -> str:
+    from .money import format_dollars, nanos_up
+
+    return format_dollars(nanos_up(amount))
+
+
+def _rebuild(kind: type[BudgetExceeded], fields: dict[str, object]) -> BudgetExceeded:
+    return kind(**fields)  # type: ignore[arg-type]

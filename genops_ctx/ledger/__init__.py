@@ -1,0 +1,1 @@
+"""Where charges live. The ledger is the truth, accounts are derived from it."""

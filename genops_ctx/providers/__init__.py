@@ -1,0 +1,1 @@
+"""Flowise: adapters, pricing, validation, errors."""

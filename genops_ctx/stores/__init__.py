@@ -1,0 +1,1 @@
+"""Where accounts live. One protocol, several back ends."""

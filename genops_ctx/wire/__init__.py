@@ -1,0 +1,1 @@
+"""Flowise's bytes and no sockets: requests, answers, streams, usage, flow definitions."""
