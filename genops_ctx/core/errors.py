@@ -97,9 +97,7 @@ class BudgetExceeded(CallRefused):
         self.wanted = wanted
         self.wanted_because = wanted_because
         self.resets_at = resets_at
-        super().__init__(
-            budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at
-        )
+        super().__init__(budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at)
 
     @property
     def remaining(self) -> Decimal:
@@ -156,7 +154,8 @@ class AlreadyCompleted(CallRefused):
     def __str__(self) -> str:
         return (
             f"operation {self.operation!r} was completed before and was not sent again; "
-            f"its {len(self.charges)} charge(s) are in .charges. Use a new idempotency_key to pay for a new call."
+            f"its {len(self.charges)} charge(s) are in .charges. "
+            "Use a new idempotency_key to pay for a new call."
         )
 
 

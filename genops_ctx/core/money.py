@@ -50,8 +50,7 @@ def parse_dollars(value: Amount, *, what: str = "amount") -> Decimal:
     """
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str | float):
         raise ConfigurationError(
-            f"{what} must be a number of dollars (int, str, Decimal or float), "
-            f"not {type(value).__name__}"
+            f"{what} must be a number of dollars (int, str, Decimal or float), not {type(value).__name__}"
         )
     try:
         if isinstance(value, float):
@@ -76,12 +75,12 @@ def parse_dollars(value: Amount, *, what: str = "amount") -> Decimal:
 
 def nanos_up(amount: Decimal) -> int:
     """Nano-dollars of an exact amount of dollars, rounded up (towards the higher cost)."""
-    return int(EXACT.quantize(amount, _NINE_PLACES, ROUND_CEILING).scaleb(9, EXACT))
+    return int(amount.quantize(_NINE_PLACES, ROUND_CEILING, EXACT).scaleb(9, EXACT))
 
 
 def nanos_down(amount: Decimal) -> int:
     """Nano-dollars of an exact amount of dollars, rounded down (towards the tighter limit)."""
-    return int(EXACT.quantize(amount, _NINE_PLACES, ROUND_FLOOR).scaleb(9, EXACT))
+    return int(amount.quantize(_NINE_PLACES, ROUND_FLOOR, EXACT).scaleb(9, EXACT))
 
 
 def dollars(nanos: int) -> Decimal:

@@ -103,7 +103,7 @@ class Usage:
         cached = self.cache_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
         if cached > self.input_tokens:
             raise ConfigurationError(
-                f"cached tokens ({cached}) are part of input_tokens ({self.input_tokens}) and cannot be more; "
+                f"cached tokens ({cached}) are part of input_tokens ({self.input_tokens}), never more; "
                 "for a provider that reports them beside it, use Usage.from_exclusive"
             )
         if self.input_audio_tokens > self.input_tokens:

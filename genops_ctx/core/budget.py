@@ -1,0 +1,175 @@
+"""What a user says of a budget, and what it means for one call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from urllib.parse import quote
+
+from .accounts import Watch
+from .attribution import UNALLOCATED, near_miss
+from .errors import ConfigurationError
+from .money import Amount, format_dollars, nanos_down, parse_dollars
+from .windows import Window, check_time_zone, parse_window, period_of
+
+__all__ = ["Budget", "Budgets", "parse_budgets"]
+
+ADMISSIONS = ("expected", "strict")
+ON_EXCEEDED = ("block", "warn")
+ON_UNPRICED = ("reserve", "block", "allow")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit in dollars over a scope and a window.
+
+    Without ``window`` it belongs to the context that opens with it: $5 for each invocation of a
+    decorated function. With a window (``minute``, ``hour``, ``day``, ``week``, ``month``,
+    ``total``) it watches an account that all such contexts share.
+
+    Args:
+        limit: dollars; 0 allows only what costs nothing.
+        window: see above; also in short form, ``Budget("5/day")``.
+        by: attribution keys that make an account of their own for each combination of values;
+            a missing key is the account ``<none>``.
+        limits: other limits for some values of the (single) ``by`` key; ``"*"`` for each other one.
+        name: shown in refusals and reports.
+        time_zone: IANA zone of days, weeks and months.
+        admission: ``expected`` sets aside what the call will probably cost; ``strict`` sets aside
+            what it can cost at most and refuses a call of which that is not known.
+        default_reservation: dollars to set aside where nothing is known; a 20th of the limit
+            unless given.
+        on_exceeded: ``block`` raises :class:`BudgetExceeded`, ``warn`` lets the call through and
+            warns.
+        on_unpriced: for a model without a known price: ``reserve`` books what was set aside,
+            flagged; ``block`` refuses; ``allow`` books nothing, flagged.
+    """
+
+    limit: Amount
+    window: Window | str | None = None
+    by: str | tuple[str, ...] = field(default=(), kw_only=True)
+    limits: Mapping[str, Amount] | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    time_zone: str = field(default="UTC", kw_only=True)
+    admission: str = field(default="expected", kw_only=True)
+    default_reservation: Amount | None = field(default=None, kw_only=True)
+    on_exceeded: str = field(default="block", kw_only=True)
+    on_unpriced: str = field(default="reserve", kw_only=True)
+    limit_nanos: int = field(init=False, repr=False)
+    default_nanos: int = field(init=False, repr=False)
+    limits_nanos: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        limit, window = _split(self.limit, self.window)
+        amount = parse_dollars(limit, what="budget")
+        put(self, "limit", amount)
+        put(self, "window", window)
+        put(self, "limit_nanos", nanos_down(amount))
+        put(self, "by", _keys(self.by))
+        check_time_zone(self.time_zone)
+        _one_of("admission", self.admission, ADMISSIONS)
+        _one_of("on_exceeded", self.on_exceeded, ON_EXCEEDED)
+        _one_of("on_unpriced", self.on_unpriced, ON_UNPRICED)
+        if self.by and window is None:
+            raise ConfigurationError("a budget with by= needs a window (day, month, total, …)")
+        put(self, "limits_nanos", self._limits())
+        if self.default_reservation is None:
+            # At least one nano-dollar: an unknown cost is never taken for a free call.
+            put(self, "default_nanos", max(self.limit_nanos // 20, 1))
+        else:
+            given = parse_dollars(self.default_reservation, what="default_reservation")
+            put(self, "default_nanos", max(nanos_down(given), 1))
+
+    def _limits(self) -> Mapping[str, int]:
+        if self.limits is None:
+            return {}
+        if len(self.by) != 1:
+            raise ConfigurationError("limits= needs exactly one by= key, whose values it names")
+        return {
+            value: nanos_down(parse_dollars(amount, what=f"limit of {value!r}"))
+            for value, amount in self.limits.items()
+        }
+
+    @property
+    def label(self) -> str:
+        """Its name, or what it says."""
+        window = "" if self.window is None else f"/{self.window}"
+        by = "" if not self.by else " by " + ",".join(self.by)
+        return self.name or f"{format_dollars(self.limit_nanos)}{window}{by}"
+
+    def watch(self, attribution: Mapping[str, str], at: float, owner: str = "") -> Watch:
+        """The account that this windowed budget means for a call, and its limit on it.
+
+        ``owner`` is the scope of a budget without ``by``: the decorated function, the context's
+        name; empty for all calls.
+        """
+        window = self.window
+        if not isinstance(window, Window):
+            raise ConfigurationError("a budget without a window has no shared account")
+        period = period_of(window, at, self.time_zone)
+        limit = self.limit_nanos
+        if self.by:
+            values = [attribution.get(key, UNALLOCATED) for key in self.by]
+            scope = ",".join(f"{key}={value}" for key, value in zip(self.by, values, strict=True))
+            account = "&".join(
+                f"{key}={quote(value, safe='')}" for key, value in zip(self.by, values, strict=True)
+            )
+            if self.limits_nanos:
+                limit = self.limits_nanos.get(values[0], self.limits_nanos.get("*", limit))
+        else:
+            scope = owner or "all calls"
+            account = f"in:{quote(owner, safe='')}"
+        return Watch(
+            account=f"{account}|{period.key}",
+            limit=limit,
+            budget=self.label,
+            scope=f"{scope} ({period.key})",
+            ends_at=period.end,
+            enforced=self.on_exceeded != "warn",
+        )
+
+
+Budgets: TypeAlias = Amount | Budget | Iterable[Amount | Budget] | None
+"""What ``budget=`` takes: ``5``, ``"5.00"``, ``"5/day"``, Decimal, a Budget, or a list of them."""
+
+
+def parse_budgets(value: Budgets) -> tuple[Budget, ...]:
+    """The budgets meant by ``budget=``; raises :class:`ConfigurationError` for anything else."""
+    if value is None:
+        return ()
+    if isinstance(value, Budget):
+        return (value,)
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(budget for item in value for budget in parse_budgets(item))
+    return (Budget(value),)  # type: ignore[arg-type]  # checked by Budget itself
+
+
+_SHORT = re.compile(r"\s*(?P<amount>[^/]+?)\s*(?:/|\bper\b)\s*(?P<window>[A-Za-z]+)\s*\Z")
+
+
+def _split(limit: Amount, window: Window | str | None) -> tuple[Amount, Window | None]:
+    if isinstance(limit, str) and (short := _SHORT.match(limit)):
+        if window is not None:
+            raise ConfigurationError(f"budget {limit!r} names its window; do not pass window= as well")
+        limit, window = short["amount"], short["window"]
+    if window is None:
+        return limit, None
+    return limit, window if isinstance(window, Window) else parse_window(str(window))
+
+
+def _keys(by: object) -> tuple[str, ...]:
+    names = (by,) if isinstance(by, str) else tuple(by)  # type: ignore[arg-type]
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigurationError(f"by= takes attribution keys, not {name!r}")
+        if (known := near_miss(name)) is not None:
+            raise ConfigurationError(f"by={name!r} is not an attribution key; did you mean {known!r}?")
+    return names
+
+
+def _one_of(what: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, not {value!r}")

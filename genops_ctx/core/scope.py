@@ -1,0 +1,50 @@
+"""What a context opens with: checked once, opened many times."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .attribution import Attribution
+from .budget import Budget
+from .errors import ConfigurationError
+
+__all__ = ["ScopedBudget", "Spec"]
+
+
+class ScopedBudget(NamedTuple):
+    """A windowed budget and the owner of its account."""
+
+    budget: Budget
+    owner: str
+
+
+class Spec:
+    """What a context opens with: checked once, opened many times."""
+
+    __slots__ = ("attribution", "budgets", "locked", "name", "owner", "warned", "windowed")
+
+    def __init__(
+        self,
+        name: str | None,
+        attribution: Attribution,
+        budgets: tuple[Budget, ...],
+        locked: tuple[str, ...],
+        owner: str | None = None,
+    ) -> None:
+        self.name = name
+        self.attribution = attribution
+        self.locked = locked
+        self.owner = owner or (f"context {name}" if name else "")
+        self.budgets = tuple(budget for budget in budgets if budget.window is None)
+        self.windowed = tuple(
+            ScopedBudget(budget, "" if budget.by else self.owner)
+            for budget in budgets
+            if budget.window is not None
+        )
+        self.warned = False
+        for budget, scope in self.windowed:
+            if not scope and not budget.by:
+                raise ConfigurationError(
+                    f"budget {budget.label!r} is shared over time, so its scope needs a name: "
+                    "pass name= to the context, or by= to the Budget"
+                )

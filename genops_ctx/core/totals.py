@@ -1,0 +1,157 @@
+"""Running totals of a context, and how they split by flow, model, team …"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from .attribution import UNALLOCATED
+from .money import dollars
+from .records import CostSource, Exactness
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from threading import Lock
+
+    from .records import Charge
+
+__all__ = ["Costs", "Row", "Totals", "rows_of"]
+
+KEPT_ROWS = 10_000
+"""Combinations kept apart; further ones share a row, so that totals stay right in bounded memory."""
+
+OTHER = "<other>"
+
+
+class Row(NamedTuple):
+    """What one cost belongs to."""
+
+    flow: str
+    provider: str
+    model: str
+    source: CostSource
+    exactness: Exactness
+    attribution: tuple[tuple[str, str], ...]
+
+
+_DIMENSIONS: Mapping[str, int] = {name: index for index, name in enumerate(Row._fields[:-1])}
+
+
+def rows_of(charge: Charge, attribution: tuple[tuple[str, str], ...]) -> list[tuple[Row, int]]:
+    """The rows of a charge's lines, with the nano-dollars of each (0 where unknown)."""
+    rows = []
+    for line in charge.lines:
+        usage = line.usage
+        row = Row(
+            charge.name,
+            usage.provider if usage is not None else "",
+            usage.model if usage is not None else "",
+            line.source,
+            line.exactness,
+            attribution,
+        )
+        rows.append((row, line.nanos or 0))
+    return rows
+
+
+class Totals:
+    """Sums of one context. Not locked: the context's tree has the lock. Amounts in nano-dollars."""
+
+    # Class attributes rather than __init__: most contexts of a busy program never book anything.
+    spent = 0
+    reserved = 0
+    tokens = 0
+    calls = 0
+    refused = 0
+    unpriced = 0
+    rows: dict[Row, int] | None = None
+
+    def book(self, charge: Charge, tokens: int, reserved: int, rows: list[tuple[Row, int]]) -> None:
+        """Count a charge and end its reservation."""
+        self.reserved -= reserved
+        self.spent += charge.nanos
+        self.tokens += tokens
+        self.calls += 1
+        self.unpriced += charge.unpriced
+        if rows:
+            mine = self.rows
+            if mine is None:
+                mine = self.rows = {}
+            for row, nanos in rows:
+                if row not in mine and len(mine) >= KEPT_ROWS:
+                    row = Row(OTHER, OTHER, OTHER, row.source, row.exactness, ())
+                mine[row] = mine.get(row, 0) + nanos
+
+    @property
+    def inexact(self) -> int:
+        return sum(nanos for row, nanos in (self.rows or {}).items() if row.exactness is not Exactness.EXACT)
+
+    @property
+    def exactness(self) -> tuple[Exactness, ...]:
+        """Every degree of exactness that occurs."""
+        return tuple(dict.fromkeys(row.exactness for row in self.rows or ()))
+
+
+def _split(rows: Mapping[Row, int], key: str) -> dict[str, Decimal]:
+    """Dollars by one key of the rows, the dearest first; ``<none>`` for rows without a value."""
+    index = _DIMENSIONS.get(key)
+    sums: dict[str, int] = {}
+    for row, nanos in rows.items():
+        value = dict(row.attribution).get(key) if index is None else str(row[index])
+        value = value or UNALLOCATED
+        sums[value] = sums.get(value, 0) + nanos
+    return {value: dollars(nanos) for value, nanos in sorted(sums.items(), key=lambda item: -item[1])}
+
+
+class Costs:
+    """The part of a context that says what it cost. Amounts are exact Decimals of dollars."""
+
+    __slots__ = ("_lock", "_totals")
+
+    _lock: Lock
+    _totals: Totals
+
+    @property
+    def total_cost(self) -> Decimal:
+        """Dollars of every charge in it and below, as far as prices are known (:attr:`unpriced_calls`)."""
+        return dollars(self._totals.spent)
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens of every charge in it and below."""
+        return self._totals.tokens
+
+    @property
+    def calls(self) -> int:
+        """Attempts that were sent and booked."""
+        return self._totals.calls
+
+    @property
+    def refused_calls(self) -> int:
+        """Calls that were refused before anything was sent."""
+        return self._totals.refused
+
+    @property
+    def unpriced_calls(self) -> int:
+        """Charges whose cost is not all in :attr:`total_cost`, because a price is unknown."""
+        return self._totals.unpriced
+
+    @property
+    def reserved(self) -> Decimal:
+        """Dollars set aside by calls in flight."""
+        return dollars(self._totals.reserved)
+
+    @property
+    def inexact_cost(self) -> Decimal:
+        """The part of :attr:`total_cost` that is not exact."""
+        with self._lock:
+            return dollars(self._totals.inexact)
+
+    def cost_by(self, key: str) -> dict[str, Decimal]:
+        """Dollars by ``flow``, ``provider``, ``model``, ``source``, ``exactness`` or an attribution key.
+
+        What has no value for the key is under ``<none>``. The parts add up to :attr:`total_cost`.
+        """
+        with self._lock:
+            rows = dict(self._totals.rows or {})
+        return _split(rows, key)

@@ -1,0 +1,103 @@
+"""Windows of budgets: calendar periods in a time zone, as [start, end) in epoch seconds.
+
+Calendar arithmetic is done in local time, so that a day that daylight saving makes 23 or 25 hours
+long is one day, a month ends where the calendar says, and weeks begin on Monday (ISO 8601).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+from functools import lru_cache
+
+from .errors import ConfigurationError
+
+__all__ = ["Period", "Window", "check_time_zone", "parse_window", "period_of"]
+
+
+class Window(StrEnum):
+    """How long a budget counts before it starts again."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+    """for ever"""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One period of a window: ``start`` inclusive, ``end`` exclusive, in epoch seconds."""
+
+    key: str
+    """sorts in time and is unique for the window and zone, like ``day:2026-11-21@Europe/Berlin``"""
+    start: float
+    end: float | None
+    """None for a window that never ends"""
+
+
+_NAMES = {
+    "min": Window.MINUTE,
+    "hourly": Window.HOUR,
+    "daily": Window.DAY,
+    "weekly": Window.WEEK,
+    "monthly": Window.MONTH,
+}
+
+
+def parse_window(text: str) -> Window:
+    """``day``, ``daily``, ``month`` …; raises :class:`ConfigurationError` for anything else."""
+    name = text.strip().lower()
+    try:
+        return _NAMES.get(name) or Window(name)
+    except ValueError:
+        choices = ", ".join(Window)
+        raise ConfigurationError(f"no such window: {text[:40]!r}; choose one of {choices}") from None
+
+
+@lru_cache(maxsize=64)
+def check_time_zone(name: str) -> tzinfo:
+    """The IANA zone of that name; raises :class:`ConfigurationError` where there is none."""
+    if name == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise ConfigurationError(
+            f"no such time zone: {name[:60]!r}; use an IANA name like 'Europe/Berlin' "
+            "(on systems without a zone database: pip install tzdata)"
+        ) from None
+
+
+def period_of(window: Window, at: float, zone_name: str = "UTC") -> Period:
+    """The period of ``window`` that holds the instant ``at``.
+
+    Minutes and hours are spans of elapsed time and aligned to UTC in every zone; days, weeks and
+    months are the zone's calendar.
+    """
+    if window is Window.TOTAL:
+        return Period("total", 0.0, None)
+    if window is Window.MINUTE or window is Window.HOUR:
+        span = 60 if window is Window.MINUTE else 3600
+        start = at // span * span
+        stamp = datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%MZ")
+        return Period(f"{window}:{stamp}", start, start + span)
+    begin, end = _calendar(window, datetime.fromtimestamp(at, check_time_zone(zone_name)))
+    suffix = "" if zone_name == "UTC" else f"@{zone_name}"
+    return Period(f"{window}:{begin:%Y-%m-%d}{suffix}", begin.timestamp(), end.timestamp())
+
+
+def _calendar(window: Window, local: datetime) -> tuple[datetime, datetime]:
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if window is Window.DAY:
+        return midnight, midnight + timedelta(days=1)
+    if window is Window.WEEK:
+        begin = midnight - timedelta(days=midnight.weekday())
+        return begin, begin + timedelta(days=7)
+    begin = midnight.replace(day=1)
+    return begin, (begin + timedelta(days=32)).replace(day=1)
