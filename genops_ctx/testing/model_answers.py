@@ -3,7 +3,8 @@
 Input tokens are the words of all messages (and of the system prompt), plus 10 for each tool offered.
 Output tokens are the words of the reply plus 3; a turn that calls a tool is 17. A model whose name
 contains ``cached`` reads 4 of its input tokens from a cache; one whose name contains ``reason`` adds
-5 reasoning tokens to its reply. Counts are inclusive, as in :class:`genops_ctx.core.records.Usage`.
+5 reasoning tokens to its reply. ``max_tokens`` (or ``max_completion_tokens``) is never passed.
+Counts are inclusive, as in :class:`genops_ctx.core.records.Usage`.
 
 Switches, read from the last user message:
 
@@ -78,6 +79,8 @@ class ModelAnswer:
     """seconds to wait before answering"""
     embeddings: int = 0
     """number of vectors, for an embeddings request"""
+    cut: bool = False
+    """the reply was cut off at ``max_tokens``"""
 
     @property
     def failed(self) -> bool:
@@ -119,6 +122,12 @@ def answer(
     reasoning = REASONING_TOKENS if "reason" in model else 0
     if reasoning and text:
         written += reasoning
+    ceiling = body.get("max_completion_tokens") or body.get("max_tokens")
+    cut = isinstance(ceiling, int) and written > ceiling
+    if cut:
+        assert isinstance(ceiling, int)
+        written, reasoning = ceiling, min(reasoning, ceiling)
+        text = " ".join(text.split()[: max(0, ceiling - reasoning - TOKENS_PER_REPLY)])
     billed = BilledCall(
         provider,
         model,
@@ -129,7 +138,7 @@ def answer(
         streamed=streamed,
         headers=kept,
     )
-    return ModelAnswer(billed, text, tool, arguments, delay)
+    return ModelAnswer(billed, text, tool, arguments, delay, cut=cut)
 
 
 def text_of(content: object) -> str:

@@ -81,13 +81,18 @@ def _openai_tool_call(answer: ModelAnswer) -> dict[str, Any]:
     }
 
 
+def _openai_finish(answer: ModelAnswer) -> str:
+    if answer.cut:
+        return "length"
+    return "tool_calls" if answer.tool else "stop"
+
+
 def openai_json(answer: ModelAnswer) -> dict[str, Any]:
     """A whole chat completion."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.tool:
         message |= {"content": None, "tool_calls": [_openai_tool_call(answer)]}
-    finish = "tool_calls" if answer.tool else "stop"
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _openai_finish(answer)}
     return {**_openai_base(answer, "chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
 
 
@@ -107,7 +112,7 @@ def openai_frames(answer: ModelAnswer, *, include_usage: bool) -> Iterator[bytes
         yield frame({"tool_calls": [{"index": 0, **_openai_tool_call(answer)}]})
     for piece in pieces(answer.text):
         yield frame({"content": piece})
-    yield frame({}, "tool_calls" if answer.tool else "stop")
+    yield frame({}, _openai_finish(answer))
     if include_usage:
         yield f"data: {json.dumps({**base, 'choices': [], 'usage': openai_usage(answer)})}\n\n".encode()
     yield b"data: [DONE]\n\n"
@@ -142,6 +147,12 @@ def _anthropic_message(answer: ModelAnswer) -> dict[str, Any]:
     }
 
 
+def _anthropic_stop(answer: ModelAnswer) -> str:
+    if answer.cut:
+        return "max_tokens"
+    return "tool_use" if answer.tool else "end_turn"
+
+
 def anthropic_json(answer: ModelAnswer) -> dict[str, Any]:
     """A whole message."""
     block: dict[str, Any] = {"type": "text", "text": answer.text}
@@ -155,7 +166,7 @@ def anthropic_json(answer: ModelAnswer) -> dict[str, Any]:
     return {
         **_anthropic_message(answer),
         "content": [block],
-        "stop_reason": "tool_use" if answer.tool else "end_turn",
+        "stop_reason": _anthropic_stop(answer),
         "stop_sequence": None,
         "usage": _anthropic_usage(answer),
     }
@@ -184,6 +195,6 @@ def anthropic_frames(answer: ModelAnswer) -> Iterator[bytes]:
     for delta in deltas:
         yield frame("content_block_delta", {"index": 0, "delta": delta})
     yield frame("content_block_stop", {"index": 0})
-    stop = {"stop_reason": "tool_use" if answer.tool else "end_turn", "stop_sequence": None}
+    stop = {"stop_reason": _anthropic_stop(answer), "stop_sequence": None}
     yield frame("message_delta", {"delta": stop, "usage": {"output_tokens": answer.billed.output_tokens}})
     yield frame("message_stop", {})
