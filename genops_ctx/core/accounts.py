@@ -3,11 +3,11 @@
 An **account** holds what a scope has ``spent`` and what calls in flight have ``reserved``. A
 **hold** is one attempt's reservation on its accounts::
 
-    absent ──reserve──▶ held ──settle──▶ settled        (spent += actual)
-                         │ ──release──▶ released        (nothing was sent)
-                         │ ──expire───▶ lost            (spent += reserved: it may have been sent)
-    settled, lost ──settle──▶ settled                   (corrected: spent += actual − booked)
-    absent ──settle──▶ settled                          (the store forgot it: booked all the same)
+    absent ──reserve──▶ held ──settle──▶ settled, failed  (spent += actual)
+                         │ ──release──▶ released          (nothing was sent)
+                         │ ──expire───▶ lost              (spent += reserved: it may have been sent)
+    settled, failed, lost, released ──settle──▶ settled   (corrected: spent += actual − booked)
+    absent ──settle──▶ settled                            (the store forgot it: booked all the same)
 
 Reserving is all or nothing over every account and every limit. It admits where
 ``spent + reserved + amount ≤ limit`` for each limit. Settling always books, over the limit too.
@@ -49,6 +49,9 @@ class Account(NamedTuple):
 class HoldState(StrEnum):
     HELD = "held"
     SETTLED = "settled"
+    """its operation is completed"""
+    FAILED = "failed"
+    """booked, but its operation is not completed"""
     RELEASED = "released"
     LOST = "lost"
 
@@ -90,6 +93,8 @@ class Reserve(NamedTuple):
     expires_at: float
     at_most: bool = False
     free: bool = False
+    keyed: bool = False
+    """the user named the operation, so its end is remembered"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,9 @@ def _passed(watches: Sequence[Watch], accounts: Mapping[str, Account], amount: i
     return tuple(soft)
 
 
-def settle(hold: Hold | None, actual: int, accounts: tuple[str, ...] = ()) -> Change:
+def settle(
+    hold: Hold | None, actual: int, accounts: tuple[str, ...] = (), *, completed: bool = True
+) -> Change:
     """Book the actual cost; again with another amount corrects it, again with the same is nothing.
 
     ``accounts`` are the pinned account keys, used where the store no longer knows the hold.
@@ -164,7 +171,8 @@ def settle(hold: Hold | None, actual: int, accounts: tuple[str, ...] = ()) -> Ch
     if hold is None:
         hold = Hold(HoldState.HELD, 0, 0, accounts, 0.0)
     freed = hold.amount if hold.state is HoldState.HELD else 0
-    after = hold._replace(state=HoldState.SETTLED, booked=actual)
+    state = HoldState.SETTLED if completed else HoldState.FAILED
+    after = hold._replace(state=state, booked=actual)
     return Change(after, actual - hold.booked, -freed)
 
 
@@ -173,7 +181,7 @@ def release(hold: Hold | None) -> Change | None:
 
     After an expiry it takes the lost amount back; after a settle it changes nothing.
     """
-    if hold is None or hold.state in (HoldState.RELEASED, HoldState.SETTLED):
+    if hold is None or hold.state not in (HoldState.HELD, HoldState.LOST):
         return None
     freed = hold.amount if hold.state is HoldState.HELD else 0
     return Change(hold._replace(state=HoldState.RELEASED, booked=0), -hold.booked, -freed)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from .accounts import Account, Refusal, Reserve, Watch, reserve
+from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
 from .budget import Budgets, parse_budgets
 from .errors import ConfigurationError, GovernanceWarning
@@ -333,10 +333,10 @@ class GovernanceContext(Costs):
         """The budgets with a window of this context and those around it."""
         return self._windowed
 
-    def reserve(self, wish: Reserve) -> int | Refusal:
+    def reserve(self, wish: Reserve) -> Change | Refusal:
         """Set an amount aside in it and every context around it, or in none.
 
-        Returns the nano-dollars set aside (less than wished where ``at_most``), or the refusal.
+        The change says how many nano-dollars (less than wished where ``at_most``).
         """
         path = self._path
         with self._lock:
@@ -350,7 +350,7 @@ class GovernanceContext(Costs):
                 return change
             for context in path:
                 context._totals.reserved += change.reserved
-        return change.reserved
+        return change
 
     def unreserve(self, amount: int) -> None:
         """Give part or all of a reservation back (nano-dollars)."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from .accounts import Account, Hold, HoldState, Refusal, Reserve
     from .records import Charge, Usage
 
-__all__ = ["Clock", "Ledger", "Prices", "Quote"]
+__all__ = ["AccountStore", "Clock", "Held", "Ledger", "Prices", "Quote"]
 
 
 class Clock(Protocol):
@@ -38,9 +39,46 @@ class Prices(Protocol):
 
     def quote(self, usage: Usage, at: float) -> Quote: ...
 
+    def provider_of(self, name: str) -> str:
+        """The canonical provider of a name that Flowise or a user gives (``chatOpenAI`` → ``openai``)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation as the store has it now."""
+
+    state: HoldState
+    amount: int
+    """nano-dollars"""
+    fresh: bool
+    """True where this call made it; False where the same attempt had it before"""
+    passed: tuple[str, ...] = ()
+    """names of budgets that only warn and are passed by it"""
+
+
+class AccountStore(Protocol):
+    """Accounts and holds; each method is one atomic step. Amounts in nano-dollars."""
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal: ...
+
+    def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
+        """Book the actual cost; ``accounts`` are used where the hold is no longer known."""
+        ...
+
+    def release(self, hold: str, now: float) -> None: ...
+
+    def extend(self, hold: str, expires_at: float) -> None: ...
+
+    def reap(self, now: float) -> Sequence[tuple[str, Hold]]:
+        """Expire what is over; the holds that were booked as lost by this call."""
+        ...
+
+    def account(self, key: str) -> Account: ...
+
 
 class Ledger(Protocol):
-    """Where charges are kept: append-only."""
+    """Where charges are kept: append-only. Appending the same charge id again changes nothing."""
 
     def append(self, charge: Charge) -> None: ...
 

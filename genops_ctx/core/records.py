@@ -239,8 +239,8 @@ class Charge:
 
     @property
     def unpriced(self) -> bool:
-        """True where a line has no known price, so that :attr:`cost` is not all of it."""
-        return any(line.nanos is None for line in self.lines)
+        """True where a line has no known price, so that :attr:`cost` may not be all of it."""
+        return self.exactness is Exactness.UNKNOWN
 
     @property
     def started(self) -> datetime:

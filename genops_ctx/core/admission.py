@@ -1,0 +1,95 @@
+"""How much to set aside for a call: the ladder from a promise down to a default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .budget import Budget
+from .errors import ConfigurationError, PriceUnknown
+from .money import format_dollars
+
+__all__ = ["ENOUGH_CHARGES", "Expectation", "Forecast", "expected_amount", "percentile_99"]
+
+ENOUGH_CHARGES = 20
+"""From so many charges of a flow on, their 99th percentile is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is known of a call before it is made. Amounts in nano-dollars, None where unknown."""
+
+    typical: int | None = None
+    """99th percentile of earlier charges of the flow"""
+    estimate: int | None = None
+    """priced estimate of its input and a usual output"""
+    ceiling: int | None = None
+    """what it can cost at most, by the flow's token limits"""
+    free: bool = False
+    """every model of it is known to cost nothing"""
+    unpriced: tuple[str, ...] = ()
+    """models of the flow without a known price"""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """How much to set aside (nano-dollars), and how that came about."""
+
+    amount: int
+    because: str
+    at_most: bool = True
+    """derived, so it may be cut to what is left; False for a ``max_cost``"""
+    free: bool = False
+
+
+NOTHING = Expectation(0, "no budget in scope", free=True)
+
+
+def expected_amount(
+    budgets: Sequence[Budget], forecast: Forecast, max_cost: int | None = None
+) -> Expectation:
+    """The amount that one reservation takes from every account in scope.
+
+    Raises :class:`PriceUnknown` where a budget blocks unpriced models and the flow has one, and
+    :class:`ConfigurationError` where a strict budget has nothing to go by.
+    """
+    if not budgets:
+        return NOTHING
+    if forecast.unpriced and any(budget.on_unpriced == "block" for budget in budgets):
+        names = ", ".join(forecast.unpriced)
+        raise PriceUnknown(
+            f"no price is known for {names}, and the budget says on_unpriced='block'; set a price "
+            f"(genops-ctx prices set) or use on_unpriced='reserve'"
+        )
+    if max_cost is not None:
+        return Expectation(max_cost, "max_cost", at_most=False, free=max_cost == 0)
+    if forecast.free:
+        return Expectation(0, "every model of the flow is free", free=True)
+    if any(budget.admission == "strict" for budget in budgets):
+        if forecast.ceiling is None:
+            raise ConfigurationError(
+                "a strict budget needs to know what the call can cost at most: pass max_cost=, "
+                "or give every model node of the flow a token limit and a price"
+            )
+        return Expectation(forecast.ceiling, "ceiling of the flow's token limits", at_most=False)
+    amount, because = _likely(budgets, forecast)
+    if forecast.ceiling is not None and forecast.ceiling < amount:
+        return Expectation(forecast.ceiling, "ceiling of the flow's token limits")
+    return Expectation(amount, because)
+
+
+def _likely(budgets: Sequence[Budget], forecast: Forecast) -> tuple[int, str]:
+    if forecast.typical is not None:
+        return max(forecast.typical, 1), "99th percentile of earlier charges of this flow"
+    if forecast.estimate is not None and not forecast.unpriced:
+        return max(forecast.estimate, 1), "estimate from the flow's models and the length of the input"
+    amount = min(budget.default_nanos for budget in budgets)
+    return amount, f"default reservation, {format_dollars(amount)}, since nothing is known of the call yet"
+
+
+def percentile_99(costs: Sequence[int]) -> int | None:
+    """The 99th percentile (nearest rank) of at least :data:`ENOUGH_CHARGES` costs, else None."""
+    if len(costs) < ENOUGH_CHARGES:
+        return None
+    rank = -(-99 * len(costs) // 100)
+    return sorted(costs)[rank - 1]

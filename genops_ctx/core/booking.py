@@ -1,0 +1,127 @@
+"""From how an attempt ended to the charge that is booked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .outcomes import BOOKINGS, Booking, Outcome
+from .records import Charge, CostSource, Exactness, Line, LineKind, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .call import Admitted
+    from .ports import Prices
+
+__all__ = ["Report", "book"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an attempt ended, and all that is known of what it used.
+
+    ``usages`` are proved (reported, traced …); ``estimates`` stand for model calls that happened or
+    may have happened without being reported; ``unknown`` counts those of which not even the model is
+    known; ``costs`` are amounts given as such, and fees.
+    """
+
+    outcome: Outcome
+    ended_at: float
+    """seconds since the epoch"""
+    usages: tuple[Usage, ...] = ()
+    estimates: tuple[Usage, ...] = ()
+    unknown: int = 0
+    costs: tuple[Line, ...] = ()
+    flags: tuple[str, ...] = ()
+    trace_id: str = ""
+
+
+def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
+    """The charge of one attempt, by the table in :mod:`genops_ctx.core.outcomes`.
+
+    Each line is priced exactly at the time the call began, and rounded up once to a nano-dollar.
+    """
+    booking = BOOKINGS[report.outcome]
+    if booking is Booking.NOTHING:
+        lines: list[Line] = []
+    elif booking is Booking.RESERVED:
+        lines = [_lost(admitted.reserved)]
+    else:
+        at = admitted.started_at
+        lines = [_price(usage, prices, at) for usage in (*report.usages, *report.estimates)]
+        lines += report.costs
+        lines += [_UNKNOWN] * report.unknown
+        if booking is not Booking.USAGE and not lines:
+            lines = [_UNKNOWN]
+        if booking is Booking.ESTIMATE:
+            lines = [_doubted(line) for line in lines]
+        if admitted.books_unpriced:
+            lines = _book_unpriced(lines, admitted.reserved)
+    return Charge(
+        id=admitted.hold,
+        operation=admitted.operation,
+        attempt=admitted.attempt,
+        name=admitted.name,
+        flow=admitted.flow,
+        outcome=report.outcome,
+        lines=tuple(lines),
+        attribution=admitted.attribution,
+        context_path=admitted.context_path,
+        started_at=admitted.started_at,
+        ended_at=report.ended_at,
+        reserved_nanos=admitted.reserved,
+        accounts=admitted.accounts,
+        flags=report.flags,
+        trace_id=report.trace_id,
+    )
+
+
+_UNKNOWN = Line(
+    LineKind.COST, None, CostSource.ESTIMATED, Exactness.UNKNOWN, note="neither usage nor model is known"
+)
+
+
+def _lost(reserved: int) -> Line:
+    return Line(
+        LineKind.COST,
+        reserved,
+        CostSource.LOST,
+        Exactness.ESTIMATED,
+        note="the reservation expired: whoever made the call is gone",
+    )
+
+
+def _price(usage: Usage, prices: Prices, at: float) -> Line:
+    quote = prices.quote(usage, at)
+    provider = prices.provider_of(usage.provider)
+    if provider != usage.provider:
+        usage = replace(usage, provider=provider)
+    exactness = Exactness.UNKNOWN if quote.nanos is None else usage.exactness
+    return Line(
+        LineKind.MODEL,
+        quote.nanos,
+        usage.source,
+        exactness,
+        usage,
+        price_version=quote.version,
+        note=quote.note,
+    )
+
+
+def _doubted(line: Line) -> Line:
+    if line.exactness is not Exactness.EXACT:
+        return line
+    return replace(line, exactness=Exactness.ESTIMATED, note="the call did not end; there may be more")
+
+
+def _book_unpriced(lines: Sequence[Line], reserved: int) -> list[Line]:
+    """Give what is left of the reservation to the first line without a price."""
+    left = reserved - sum(line.nanos for line in lines if line.nanos is not None)
+    booked = list(lines)
+    for index, line in enumerate(booked):
+        if line.nanos is None and left > 0:
+            note = f"{line.note}; what was reserved is booked".lstrip("; ")
+            booked[index] = replace(line, nanos=left, note=note)
+            break
+    return booked
