@@ -8,14 +8,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .clock import FixedClock
+    from .flowise import FlowiseStandIn, SeenRequest
+    from .flows import GUIDE_FLOWS, Flow, ModelNode, RateLimit
     from .model_answers import BilledCall
     from .model_stub import ModelStub
 
-__all__ = ["BilledCall", "ModelStub"]
+__all__ = [
+    "GUIDE_FLOWS",
+    "BilledCall",
+    "FixedClock",
+    "Flow",
+    "FlowiseStandIn",
+    "ModelNode",
+    "ModelStub",
+    "RateLimit",
+    "SeenRequest",
+]
 
 _HOMES = {
+    "GUIDE_FLOWS": "flows",
     "BilledCall": "model_answers",
+    "FixedClock": "clock",
+    "Flow": "flows",
+    "FlowiseStandIn": "flowise",
+    "ModelNode": "flows",
     "ModelStub": "model_stub",
+    "RateLimit": "flows",
+    "SeenRequest": "flowise",
 }
 
 

@@ -42,6 +42,9 @@ FLOWISE_PRICES = {
 """Dollars a token by Flowise's own list, for the cost fields it reports. Not to be relied on: see
 Flowise's models.json, which is wrong for some models."""
 
+_LANGCHAIN_ERRORS = "https://docs.langchain.com/oss/javascript/langchain/errors/"
+_TROUBLESHOOTING = {401: "MODEL_AUTHENTICATION", 429: "MODEL_RATE_LIMIT"}
+
 ATTEMPTS = 7
 """How often Flowise asks a model that answers 429 or 5xx."""
 
@@ -67,6 +70,8 @@ class ModelFailed(Exception):
             text = f"{status} {json.dumps(error_json(given), separators=(',', ':'))}"
         else:
             text = f"{status} {error_message(status)}"
+            if status in _TROUBLESHOOTING:
+                text += f"\n\nTroubleshooting URL: {_LANGCHAIN_ERRORS}{_TROUBLESHOOTING[status]}/\n"
         super().__init__(text)
 
 

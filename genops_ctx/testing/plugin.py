@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .clock import FixedClock
+    from .flowise import FlowiseStandIn
     from .model_stub import ModelStub
 
 
@@ -23,3 +25,20 @@ def model_stub() -> Iterator[ModelStub]:
 
     with ModelStub() as stub:
         yield stub
+
+
+@pytest.fixture
+def flowise_stand_in() -> Iterator[FlowiseStandIn]:
+    """A running stand-in for Flowise with the flows of the documentation, without API keys."""
+    from .flowise import FlowiseStandIn
+
+    with FlowiseStandIn() as flowise:
+        yield flowise
+
+
+@pytest.fixture
+def fixed_clock() -> FixedClock:
+    """A clock that stands at 2026-01-01T00:00:00Z until the test moves it."""
+    from .clock import FixedClock
+
+    return FixedClock()
