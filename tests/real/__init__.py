@@ -1,0 +1,1 @@
+"""Tests against the real Flowise, which they install, start and stop themselves."""

@@ -1,0 +1,159 @@
+"""A real Flowise for the tests in this folder, with a model behind it that counts what it bills.
+
+``GENOPS_TEST_FLOWISE`` says what to do about the installation:
+
+=============  ===========================================================
+(unset)        use it where it is installed, else skip these tests
+``install``    install it first where it is missing (4 to 8 minutes, 2.8 GB)
+``require``    fail where it is missing
+``off``        skip these tests
+=============  ===========================================================
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from genops_ctx.testing.model_stub import ModelStub
+
+from .flowise_account import MANAGE_FLOWS, READ_FLOWS, READ_NO_FLOWS, Owner
+from .flowise_flows import UNPRICED_MODEL, FlowBuilder
+from .flowise_install import VERSION, Installation, InstallError, default_home, find, install
+from .flowise_server import FlowiseServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VARIABLE = "GENOPS_TEST_FLOWISE"
+HERE = Path(__file__).parent
+
+RATE_LIMIT_MESSAGE = "Slow down, please"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningFlowise:
+    """A Flowise that is up, with flows in it."""
+
+    url: str
+    api_key: str
+    """may read and change flows, read executions and make credentials"""
+    readonly_key: str
+    """may read flows and executions"""
+    noperm_key: str
+    """valid, but may read neither"""
+    flow_key: str
+    """the only key that runs the flow ``protected``"""
+    flows: dict[str, str]
+    """flow id by name"""
+    model_stub: ModelStub
+    builder: FlowBuilder
+    log: Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def flowise_installation() -> Installation:
+    mode = os.environ.get(VARIABLE, "")
+    if mode == "off":
+        pytest.skip(f"{VARIABLE}=off")
+    if mode == "install":
+        try:
+            return install()
+        except InstallError as error:
+            pytest.fail(str(error), pytrace=False)
+    if mode not in ("", "require"):
+        pytest.fail(f"{VARIABLE}={mode} is none of install, require, off", pytrace=False)
+    installation = find()
+    if installation is not None:
+        return installation
+    missing = (
+        f"no Flowise {VERSION} in {default_home()}; set {VARIABLE}=install to install it (4 to 8 minutes)"
+    )
+    if mode == "require":
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def flowise(
+    flowise_installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningFlowise]:
+    """One Flowise for the whole run: tests share its flows, and each uses session ids of its own."""
+    data = tmp_path_factory.mktemp("flowise")
+    with (
+        ModelStub() as model_stub,
+        FlowiseServer(flowise_installation, data, anthropic_url=model_stub.url) as server,
+    ):
+        owner = Owner(server.url)
+        admin = owner.create_key("admin", MANAGE_FLOWS)
+        readonly = owner.create_key("read flows", READ_FLOWS)
+        noperm = owner.create_key("read no flows", READ_NO_FLOWS)
+        guard = owner.create_key("run one flow", READ_NO_FLOWS)
+        owner.close()
+
+        builder = FlowBuilder(server.url, admin.secret, model_stub.url)
+        flows = _build(builder)
+        builder.protect(flows["protected"], guard.id)
+        yield RunningFlowise(
+            url=server.url,
+            api_key=admin.secret,
+            readonly_key=readonly.secret,
+            noperm_key=noperm.secret,
+            flow_key=guard.secret,
+            flows=flows,
+            model_stub=model_stub,
+            builder=builder,
+            log=server.log,
+        )
+        builder.close()
+
+
+def _build(builder: FlowBuilder) -> dict[str, str]:
+    return {
+        "conversation_chain": builder.conversation_chain(),
+        "llm_chain": builder.llm_chain(),
+        "tool_agent": builder.tool_agent(),
+        "agentflow_llm": builder.agentflow_llm(),
+        "agentflow_two_providers": builder.agentflow_two_providers(),
+        "agentflow_two_providers_unstreamed": builder.agentflow_two_providers(
+            "agentflow_two_providers_unstreamed", streaming=False
+        ),
+        "agentflow_agent": builder.agentflow_agent(),
+        "agentflow_structured": builder.agentflow_structured(),
+        "agentflow_summary": builder.agentflow_summary(),
+        "agentflow_unpriced": builder.agentflow_llm("agentflow_unpriced", UNPRICED_MODEL),
+        "protected": builder.llm_chain("protected"),
+    }
+
+
+@pytest.fixture
+def flowise_model(flowise: RunningFlowise) -> ModelStub:
+    """The model behind Flowise, with nothing billed yet."""
+    flowise.model_stub.reset()
+    return flowise.model_stub
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def rate_limited_flow(flowise: RunningFlowise) -> Callable[[int], str]:
+    """Makes a new LLM chain that answers so many calls and refuses the others with HTML 429."""
+
+    def create(calls: int) -> str:
+        flow_id = flowise.builder.llm_chain(f"rate_limited_{next(_numbers)}")
+        flowise.builder.limit_rate(flow_id, calls, seconds=600, message=RATE_LIMIT_MESSAGE)
+        return flow_id
+
+    return create
