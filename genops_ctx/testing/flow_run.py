@@ -154,7 +154,9 @@ def _metrics(flow: Flow, calls: list[ModelAnswer]) -> list[Any]:
     def item(**data: object) -> str:
         return json.dumps(data, separators=(",", ":"))
 
-    listed: list[Any] = [item(chain="1.00")] if flow.kind != "llm_chain" else []
+    # How many timings of chains come before each model call.
+    chains = {"conversation_chain": 3, "tool_agent": 4}.get(flow.kind, 0)
+    listed: list[Any] = []
     for given in calls:
         billed = given.billed
         counts = {
@@ -163,13 +165,13 @@ def _metrics(flow: Flow, calls: list[ModelAnswer]) -> list[Any]:
             "model": billed.model,
             "totalTokens": billed.total_tokens,
         }
-        if flow.kind != "llm_chain":
-            listed += [item(chain="1.00"), item(chain="2.00"), item(prompt="1.00")]
+        if chains:
+            listed += [*[item(chain="1.00")] * chains, item(prompt="1.00")]
         listed += [item(provider="ChatOpenAI"), item(**counts), item(llm="6.00"), item(model=billed.model)]
         if flow.kind == "tool_agent":
             listed += [item(parser="0.00"), item(chain="9.00")]
             if given.tool:
-                listed += [item(tool="1.00"), item(chain="2.00")]
+                listed.append(item(tool="1.00"))
         else:
             guess = {"promptTokens": billed.input_tokens + 9, "completionTokens": billed.output_tokens + 6}
             listed.append({**guess, "totalTokens": sum(guess.values())})

@@ -111,6 +111,11 @@ class FlowiseStandIn(Faults):
         return self._model.calls
 
     @property
+    def model(self) -> ModelStub:
+        """The stub its flows run on; ``model.wait_for`` waits for calls that outlive their client."""
+        return self._model
+
+    @property
     def requests(self) -> list[SeenRequest]:
         """The requests so far, in order of arrival; a copy."""
         with self._lock:
