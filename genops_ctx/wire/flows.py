@@ -70,6 +70,8 @@ class FlowDefinition:
     """labels of nodes whose memory calls a model to summarise"""
     dynamic_human_input_nodes: tuple[str, ...] = ()
     """labels of human-input nodes whose question a model writes"""
+    single_call: bool = False
+    """each prediction makes exactly one model call, so one that is refused has billed nothing"""
     override_enabled: bool = False
     protected: bool = False
     """a key of its own is needed for predictions"""
@@ -119,6 +121,11 @@ _LIMIT_KEYS: Final = (
     "max_tokens_to_sample",
     "maxNewTokens",
 )
+_SINGLE_CHAINS: Final = frozenset({"conversationChain", "llmChain"})
+_PASSIVE_CATEGORIES: Final = _CHAT_CATEGORIES | {"Memory", "Prompts", "Cache"}
+_REPEATING: Final = frozenset(
+    {"iterationAgentflow", "loopAgentflow", "executeFlowAgentflow", "toolAgentflow", "retrieverAgentflow"}
+)
 _PROMPT_WORDS: Final = ("prompt", "message", "template", "instruction", "scenario")
 _MAX_PROMPT_TEXT: Final = 4_000_000
 
@@ -152,7 +159,10 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         models.extend(_agentflow_models(node, inputs, prefix, label))
         if _filled(inputs.get(f"{prefix}StructuredOutput")):
             structured.append(label)
-        if inputs.get(f"{prefix}EnableMemory") and inputs.get(f"{prefix}MemoryType") in _SUMMARY_TYPES:
+        if (
+            inputs.get(f"{prefix}EnableMemory")
+            and text_of(inputs.get(f"{prefix}MemoryType")) in _SUMMARY_TYPES
+        ):
             summarising.append(label)
     follow_up, follow_up_model = _follow_up(flow)
     return FlowDefinition(
@@ -169,6 +179,7 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         structured_nodes=tuple(structured),
         summary_memory_nodes=tuple(summarising),
         dynamic_human_input_nodes=tuple(dynamic),
+        single_call=_single_call(nodes, models, summarising),
         override_enabled=_override_enabled(flow),
         protected=bool(text_of(flow.get("apikeyid")).strip()),
         prompt_texts=tuple(prompts.texts),
@@ -214,12 +225,12 @@ def _connected(data: Mapping[str, Any]) -> frozenset[str] | None:
 def _classic_model(
     node: Mapping[str, Any], inputs: Mapping[str, Any], used: frozenset[str] | None
 ) -> ModelNode | None:
-    category = node.get("category")
+    category = text_of(node.get("category"))
     classes = {item for item in items_of(node.get("baseClasses")) if isinstance(item, str)}
     role: Literal["chat", "embedding"]
     if category == "Embeddings" or "Embeddings" in classes:
         role = "embedding"
-    elif category in _CHAT_CATEGORIES or (category is None and classes & _CHAT_CLASSES):
+    elif category in _CHAT_CATEGORIES or (not category and classes & _CHAT_CLASSES):
         role = "chat"
     else:
         return None
@@ -262,6 +273,17 @@ def _limit(config: Mapping[str, Any]) -> int | None:
         if type(value) is int and 0 < value <= 10**9:
             return value
     return None
+
+
+def _single_call(nodes: list[dict[str, Any]], models: list[ModelNode], summarising: list[str]) -> bool:
+    """Only shapes known to call once: one plain chain, or one LLM node that nothing repeats."""
+    if len(models) != 1 or models[0].role != "chat" or summarising:
+        return False
+    names = [text_of(node.get("name")) for node in nodes]
+    if "llmAgentflow" in names:
+        return not _REPEATING.intersection(names)
+    callers = [node for node in nodes if text_of(node.get("category")) not in _PASSIVE_CATEGORIES]
+    return [text_of(node.get("name")) in _SINGLE_CHAINS for node in callers] == [True]
 
 
 def _follow_up(flow: Mapping[str, Any]) -> tuple[bool, ModelNode | None]:

@@ -13,7 +13,7 @@ from genops_ctx.core.records import CostSource, Usage
 
 from .agentflow import read_executed, started_model_node
 from .answers import Problem, problem_of_error_event
-from .flows import FlowDefinition, FlowKind
+from .flows import FlowDefinition
 from .model_calls import Caller, read_call
 from .readings import Gap, Reading, gap_of, reading
 from .shapes import decoded, items_of, label_of, object_of, text_of
@@ -71,9 +71,7 @@ def read_failure(problem: Problem, flow: FlowDefinition | None) -> Reading:
     """
     if problem.nothing_called or problem.upstream_status in (401, 403, 404):
         return Reading()
-    chat = [] if flow is None else [node for node in flow.model_nodes if node.role == "chat"]
-    once = len(chat) == 1 and problem.node != "Agent" and not _may_call_twice(flow)
-    if problem.provider_rejected and once:
+    if problem.provider_rejected and flow is not None and flow.single_call:
         return Reading()
     return _unreported(flow, NOT_REACHED)
 
@@ -273,12 +271,3 @@ def _outside(flow: FlowDefinition | None, audio_uploaded: bool | None, *, wrote_
 
 def _wrote_follow_ups(answer: Mapping[str, Any]) -> bool:
     return bool(items_of(decoded(decoded(answer.get("followUpPrompts")))))
-
-
-def _may_call_twice(flow: FlowDefinition | None) -> bool:
-    """Whether a flow with one model may have had an earlier call billed before the one refused."""
-    return (
-        flow is None
-        or flow.kind not in (FlowKind.CHATFLOW, FlowKind.AGENTFLOW)
-        or bool(flow.summary_memory_nodes)
-    )
