@@ -49,19 +49,23 @@ BROKEN_ITEM: Final = "an executed node could not be read"
 RESUMED: Final = "resumed_execution"
 
 
-def read_executed(items: object, flow: FlowDefinition | None) -> Reading:
-    """Usage of the nodes that ran. Never raises for what a server sends."""
+def read_executed(items: object, flow: FlowDefinition | None, *, whole: bool = False) -> Reading:
+    """Usage of the nodes that ran. Never raises for what a server sends.
+
+    Of a resumed flow only what the last prediction called is read; ``whole`` reads every prediction
+    of the run.
+    """
     executed = [object_of(item) for item in items_of(items)]
-    resumed_from = _resumed_from(executed)
+    stops = _stops(executed)
+    resumed_after = max(stops, default=-1)
     known = _KnownCalls()
-    flags = []
-    if resumed_from is not None:
-        known.remember(executed[resumed_from])
-        executed = executed[resumed_from + 1 :]
-        flags.append(RESUMED)
+    flags = [RESUMED] if stops else []
     collected = _Collector(flow or FlowDefinition(), flow is not None, known)
-    for item in executed:
-        collected.item(item)
+    for index, item in enumerate(executed):
+        if whole or index > resumed_after:
+            collected.item(item)
+        if index in stops:
+            known.remember(item)
     return reading(collected.usages, collected.gaps, (*flags, *collected.flags))
 
 
@@ -70,13 +74,13 @@ def started_model_node(node_id: str) -> bool:
     return node_id.rpartition("_")[0] in MODEL_NODE_PREFIXES
 
 
-def _resumed_from(executed: list[dict[str, Any]]) -> int | None:
-    """Index of the last stopped item with others after it; iterations stop and go on by themselves."""
-    for index in range(len(executed) - 2, -1, -1):
-        item = executed[index]
-        if item.get("status") == "STOPPED" and "iterationIndex" not in object_of(item.get("data")):
-            return index
-    return None
+def _stops(executed: list[dict[str, Any]]) -> set[int]:
+    """Where the run stopped and was resumed; iterations stop and go on by themselves."""
+    return {
+        index
+        for index, item in enumerate(executed[:-1])
+        if item.get("status") == "STOPPED" and "iterationIndex" not in object_of(item.get("data"))
+    }
 
 
 class _KnownCalls:

@@ -109,7 +109,7 @@ _PREFIX: Final = r"\A(?:Error: )?(?:predictionsServices\.buildChatflow - )?(?:Er
 _OWN_KEY: Final = re.compile(_PREFIX + r"Unauthorized\s*\Z")
 _PLAN: Final = re.compile(_PREFIX + r"Predictions limit exceeded\s*\Z")
 _MISSING: Final = re.compile(_PREFIX + r"Chatflow [0-9A-Za-z-]{1,64} not found")
-# The OpenAI and Anthropic clients put the status first ("400 Stub bad request."); Flowise rewrites
+# The OpenAI and Anthropic clients put the status first ("400 Bad request"); Flowise rewrites
 # OpenAI's 401 to "401 Unauthorized – check your API key …". Anchored: a status quoted further on may
 # come from an answer or a tool.
 _UPSTREAM: Final = re.compile(

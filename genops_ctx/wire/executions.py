@@ -63,11 +63,17 @@ def read_executions(raw: object, *, session_id: str | None = None) -> list[Execu
     return executions
 
 
-def usage_of_execution(execution: Execution, flow: FlowDefinition | None = None) -> Reading:
-    """Usage of the nodes that finished; a gap for one that failed, unless its provider refused it."""
+def usage_of_execution(
+    execution: Execution, flow: FlowDefinition | None = None, *, whole: bool = False
+) -> Reading:
+    """Usage of the nodes that finished; a gap for one that failed, unless its provider refused it.
+
+    A run that waited for approval was several predictions in one record: the last one is read, or
+    all of them with ``whole``.
+    """
     if execution.items is None:
         return Reading(gaps=(Gap("", "", "", UNREADABLE_RECORD),))
-    found = read_executed(list(execution.items), flow)
+    found = read_executed(list(execution.items), flow, whole=whole)
     if execution.state == "INPROGRESS":
         return found + Reading(gaps=(Gap("", "", "", STILL_RUNNING),))
     return found

@@ -42,6 +42,25 @@ def test_a_run_under_way_is_not_complete() -> None:
     assert [gap.why for gap in usage_of_execution(run).gaps] == [executions.STILL_RUNNING]
 
 
+def test_a_run_that_was_resumed_is_read_in_part_or_whole() -> None:
+    def agent(status: str, calls: list[int], **output: Any) -> dict[str, Any]:
+        messages = [{"id": n, "usage_metadata": {"input_tokens": n, "output_tokens": 1}} for n in calls]
+        inputs = {"agentModel": "chatOpenAI", "agentModelConfig": {"modelName": "m"}, "messages": messages}
+        data = {"name": "agentAgentflow", "input": inputs, "output": output}
+        return {"nodeId": "agentAgentflow_0", "status": status, "data": data}
+
+    waits = {"isWaitingForHumanInput": True}
+    last = {"usageMetadata": {"input_tokens": 4, "output_tokens": 1}}
+    items = (
+        agent("STOPPED", [1], **waits),
+        agent("STOPPED", [1, 2], **waits),
+        agent("FINISHED", [1, 2, 3], **last),
+    )
+    run = Execution("x", "f", "s", "FINISHED", "", items)
+    assert booked(usage_of_execution(run)) == [["m", 3, 1], ["m", 4, 1]]
+    assert booked(usage_of_execution(run, whole=True)) == [["m", n, 1] for n in (1, 2, 3, 4)]
+
+
 def test_a_record_that_cannot_be_read_is_a_gap() -> None:
     (run,) = read_executions([{"id": "x", "executionData": "[cut"}, {"no": "id"}, 7])
     assert [gap.why for gap in usage_of_execution(run).gaps] == [executions.UNREADABLE_RECORD]
