@@ -223,7 +223,7 @@ def _install_packages(installation: Installation) -> None:
     npm = installation.node_root / "lib/node_modules/npm/bin/npm-cli.js"
     # no install scripts: several of them download binaries, and Flowise runs without them
     flags = ["--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--loglevel=error"]
-    _run("Flowise from npm", [installation.node, npm, "install", *flags], cwd=installation.app)
+    _run("Flowise from npm", [str(installation.node), str(npm), "install", *flags], cwd=installation.app)
 
 
 def _build_sqlite(installation: Installation) -> None:
