@@ -223,14 +223,18 @@ def _install_packages(installation: Installation) -> None:
     npm = installation.node_root / "lib/node_modules/npm/bin/npm-cli.js"
     # no install scripts: several of them download binaries, and Flowise runs without them
     flags = ["--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--loglevel=error"]
-    _run("Flowise from npm", [str(installation.node), str(npm), "install", *flags], cwd=installation.app)
+    _run("Flowise from npm", [installation.node, npm, "install", *flags], cwd=installation.app)
 
 
 def _build_sqlite(installation: Installation) -> None:
     """Compile sqlite3 against the headers in Node's wheel: its ready-made binary is not on npm."""
     gyp = installation.node_root / "lib/node_modules/npm/node_modules/node-gyp/bin/node-gyp.js"
-    command = [installation.node, gyp, "rebuild", f"--nodedir={installation.node_root}", "--jobs=max"]
-    _run("sqlite3 from source", command, cwd=installation.modules / "sqlite3")
+    flags = [f"--nodedir={installation.node_root}", "--jobs=max"]
+    _run(
+        "sqlite3 from source",
+        [installation.node, gyp, "rebuild", *flags],
+        cwd=installation.modules / "sqlite3",
+    )
 
 
 def _environment() -> dict[str, str]:
