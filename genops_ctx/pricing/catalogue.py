@@ -115,9 +115,21 @@ class Catalogue:
         price = self._period(usage, at, context).price
         return None if price is None else price.exact(usage)
 
+    def breakdown(self, usage: Usage, at: float) -> dict[str, Decimal] | None:
+        """The exact cost by kind of token, in dollars; its sum is :meth:`exact`. None where unknown."""
+        price = self._period(usage, at).price
+        return None if price is None else price.breakdown(usage)
+
     def is_priced(self, provider: str, model: str, at: float) -> bool:
         """True where a price is known, a price of nought included."""
         return self._resolve(provider, model, at, None).price is not None
+
+    def listed_as(self, provider: str, model: str) -> str:
+        """The model's id in the price data; the name itself, lower-cased, where it is not listed."""
+        seller = provider_of(provider)
+        names = model_names(seller, model)
+        row = self.data.find(seller, names)
+        return names[-1] if row is None else row.id
 
     def provider_of(self, name: str) -> str:
         """The provider id of a Flowise node's, an evaluation's or a person's name."""

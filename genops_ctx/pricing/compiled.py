@@ -117,10 +117,10 @@ class _Step:
             + usage.output_audio_tokens * self.output_audio
         )
         if read and audio and self.audio_overlap:
-            total += self._overlap(usage) * self.audio_overlap
+            total += self.overlap(usage) * self.audio_overlap
         return total
 
-    def _overlap(self, usage: Usage) -> int:
+    def overlap(self, usage: Usage) -> int:
         """How many tokens to take as cached audio, which usage does not say: the dearest possible."""
         read, audio = usage.cache_read_tokens, usage.input_audio_tokens
         if self.audio_overlap > 0:
@@ -153,12 +153,39 @@ class CompiledPrice:
         """The cost in dollars, not rounded."""
         step = self._step(usage.input_tokens)
         units = usage.input_tokens * step.input + usage.output_tokens * step.output + step.request
-        return Decimal(units + step.parts(usage)).scaleb(-9 - self._decimals, EXACT)
+        return self._dollars(units + step.parts(usage))
+
+    def breakdown(self, usage: Usage) -> dict[str, Decimal]:
+        """The exact cost by kind of token, in dollars; kinds that cost nothing are left out.
+
+        ``input`` and ``output`` are what their parts leave. The sum is :meth:`exact`.
+        """
+        step = self._step(usage.input_tokens)
+        read, audio = usage.cache_read_tokens, usage.input_audio_tokens
+        written, kept = usage.cache_write_tokens, usage.cache_write_1h_tokens
+        overlap = step.overlap(usage) if read and audio else 0
+        units = {
+            "input": (usage.input_tokens - read - written - kept - audio + overlap) * step.input,
+            "cache_read": (read - overlap) * (step.input + step.cache_read),
+            "cache_write": written * (step.input + step.cache_write),
+            "cache_write_1h": kept * (step.input + step.cache_write_1h),
+            "input_audio": (audio - overlap) * (step.input + step.input_audio),
+            "cached_audio": overlap * (step.audio_overlap + step.input + step.cache_read + step.input_audio),
+            "output": (usage.output_tokens - usage.reasoning_tokens - usage.output_audio_tokens)
+            * step.output,
+            "reasoning": usage.reasoning_tokens * (step.output + step.reasoning),
+            "output_audio": usage.output_audio_tokens * (step.output + step.output_audio),
+            "request": step.request,
+        }
+        return {kind: self._dollars(count) for kind, count in units.items() if count}
 
     def bounded(self, usage: Usage) -> bool:
         """True where the cost is an upper bound: cached and audio input overlap by an unknown number."""
         step = self._step(usage.input_tokens)
         return bool(usage.cache_read_tokens and usage.input_audio_tokens and step.audio_overlap)
+
+    def _dollars(self, units: int) -> Decimal:
+        return Decimal(units).scaleb(-9 - self._decimals, EXACT)
 
     def _step(self, input_tokens: int) -> _Step:
         """The tier of an input: the last whose threshold lies below it; every token pays its rate."""
@@ -182,6 +209,10 @@ class DelegatedPrice:
 
     def exact(self, usage: Usage) -> Decimal:
         return self._calculate(usage)
+
+    def breakdown(self, usage: Usage) -> dict[str, Decimal]:
+        """The whole under one name: only the source knows its parts."""
+        return {"total": self._calculate(usage)}
 
     def bounded(self, usage: Usage) -> bool:
         return False
