@@ -28,6 +28,7 @@ class MemoryStore:
         self._holds: dict[str, Hold] = {}
         self._expiries: list[tuple[float, str]] = []
         self._ended: list[tuple[float, str]] = []
+        self._forget_at: dict[str, float] = {}
         self._keyed: set[str] = set()
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal:
@@ -49,7 +50,7 @@ class MemoryStore:
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         with self._lock:
             self._apply(hold, rule.settle(self._holds.get(hold), actual, accounts, completed=completed))
-            heapq.heappush(self._ended, (now + TOMBSTONE_SECONDS, hold))
+            self._remember(hold, now)
 
     def release(self, hold: str, now: float) -> None:
         with self._lock:
@@ -92,12 +93,22 @@ class MemoryStore:
     def _end(self, name: str, now: float, *, remember: bool) -> None:
         """Keep what may be asked for again: named operations, and losses that evidence may correct."""
         if remember:
-            heapq.heappush(self._ended, (now + TOMBSTONE_SECONDS, name))
+            self._remember(name, now)
         else:
             del self._holds[name]
+            self._forget_at.pop(name, None)
+
+    def _remember(self, name: str, now: float) -> None:
+        # An attempt that is corrected is remembered from its correction on; the entry that the heap
+        # has for its first end then says nothing any more.
+        until = max(now + TOMBSTONE_SECONDS, self._forget_at.get(name, 0.0))
+        self._forget_at[name] = until
+        heapq.heappush(self._ended, (until, name))
 
     def _forget(self, now: float) -> None:
         while self._ended and self._ended[0][0] <= now:
-            _, name = heapq.heappop(self._ended)
-            self._keyed.discard(name)
-            self._holds.pop(name, None)
+            until, name = heapq.heappop(self._ended)
+            if self._forget_at.get(name) == until:
+                del self._forget_at[name]
+                self._keyed.discard(name)
+                self._holds.pop(name, None)

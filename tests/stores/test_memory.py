@@ -1,0 +1,291 @@
+"""``memory://`` accounts: replays, tombstones, reaping, and many threads at once."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genops_ctx.core.accounts import Account, HoldState, Refusal, Reserve, Watch
+from genops_ctx.core.ports import AccountStore, Held
+from genops_ctx.stores.memory import TOMBSTONE_SECONDS, MemoryStore
+from tests.strategies import watch
+
+CENT = 10_000_000
+DAY = 86_400.0
+
+
+def wish(name: str, amount: int = 5, *on: Watch, keyed: bool = True, until: float = 100.0) -> Reserve:
+    return Reserve(name, amount, on or (watch("a", 1000),), until, keyed=keyed)
+
+
+def state(store: MemoryStore, name: str, now: float) -> tuple[HoldState, bool]:
+    """What a replay of that attempt would be told."""
+    held = store.reserve(wish(name), now)
+    assert isinstance(held, Held)
+    return held.state, held.fresh
+
+
+def test_it_is_an_account_store() -> None:
+    store: AccountStore = MemoryStore()
+    assert store.account("never heard of") == Account(0, 0)
+
+
+def test_a_fresh_reservation_says_so_and_a_repeated_one_does_not() -> None:
+    store = MemoryStore()
+    soft = watch("a", 4, enforced=False, budget="soft")
+    assert store.reserve(wish("op#1", 5, soft), 0.0) == Held(HoldState.HELD, 5, True, ("soft",))
+    assert store.reserve(wish("op#1", 7, soft), 0.0) == Held(HoldState.HELD, 5, False, ())
+    assert store.account("a") == Account(0, 5)
+
+
+def test_a_refusal_leaves_nothing() -> None:
+    store = MemoryStore()
+    refused = store.reserve(wish("op#1", 5, watch("a", 100), watch("b", 4)), 0.0)
+    assert isinstance(refused, Refusal)
+    assert (store.account("a"), store.account("b")) == (Account(), Account())
+    assert store.reap(1e9) == []
+
+
+def test_the_end_of_an_attempt_is_remembered_for_a_day() -> None:
+    for end in ("settle", "release", "reap"):
+        store = MemoryStore()
+        store.reserve(wish("op#1"), 0.0)
+        if end == "settle":
+            store.settle("op#1", 3, (), 100.0, True)
+            want = HoldState.SETTLED
+        elif end == "release":
+            store.release("op#1", 100.0)
+            want = HoldState.RELEASED
+        else:
+            assert [name for name, _ in store.reap(100.0)] == ["op#1"]
+            want = HoldState.LOST
+        store.reserve(wish("other#1"), 100.0 + DAY - 1)  # forgetting happens with later work
+        assert state(store, "op#1", 100.0 + DAY - 1) == (want, False)
+        store.reserve(wish("other#2"), 100.0 + DAY)
+        assert state(store, "op#1", 100.0 + DAY + 1) == (HoldState.HELD, True)
+
+
+def test_forgetting_a_settled_attempt_keeps_what_it_spent() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1"), 0.0)
+    store.settle("op#1", 3, (), 0.0, True)
+    store.reap(DAY + 1)
+    assert store.account("a") == Account(3, 0)
+
+
+def test_the_release_of_an_operation_without_a_key_is_not_remembered() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", keyed=False), 0.0)
+    store.release("op#1", 1.0)
+    assert store.account("a") == Account()
+    assert state(store, "op#1", 2.0) == (HoldState.HELD, True)
+
+
+def test_releasing_or_extending_what_is_not_known_changes_nothing() -> None:
+    store = MemoryStore()
+    store.release("op#1", 0.0)
+    store.extend("op#1", 50.0)
+    assert store.reap(1e9) == []
+    assert state(store, "op#1", 0.0) == (HoldState.HELD, True)
+
+
+def test_a_settle_the_store_knows_nothing_of_is_booked_to_the_pinned_accounts_once() -> None:
+    store = MemoryStore()
+    for _ in range(3):
+        store.settle("op#1", 8, ("a", "b"), 0.0, True)
+    assert (store.account("a"), store.account("b")) == (Account(8, 0), Account(8, 0))
+    assert state(store, "op#1", 1.0) == (HoldState.SETTLED, False)
+
+
+def test_reaping_books_what_was_reserved_once_and_says_which() -> None:
+    store = MemoryStore()
+    store.reserve(wish("early#1", 5, until=10.0), 0.0)
+    store.reserve(wish("late#1", 7, until=20.0), 0.0)
+    store.reserve(wish("done#1", 9, until=10.0), 0.0)
+    store.settle("done#1", 1, (), 1.0, True)
+    assert store.reap(9.99) == []
+    ((name, hold),) = store.reap(10.0)
+    assert (name, hold.state, hold.booked, hold.accounts) == ("early#1", HoldState.LOST, 5, ("a",))
+    assert store.account("a") == Account(5 + 1, 7)
+    assert store.reap(10.0) == []
+    assert [name for name, _ in store.reap(1e6)] == ["late#1"]
+    assert store.account("a") == Account(5 + 1 + 7, 0)
+
+
+def test_an_extended_hold_expires_at_its_new_time_and_only_then() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", until=10.0), 0.0)
+    store.extend("op#1", 30.0)
+    store.extend("op#1", 20.0)  # never shorter
+    assert store.reap(29.0) == []
+    assert [name for name, _ in store.reap(30.0)] == ["op#1"]
+
+
+def test_evidence_after_a_loss_corrects_it() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", 5, until=10.0), 0.0)
+    store.reap(10.0)
+    store.settle("op#1", 2, (), 11.0, True)
+    assert store.account("a") == Account(2, 0)
+
+
+def test_a_release_after_a_loss_takes_it_back() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", 5, until=10.0), 0.0)
+    store.reap(10.0)
+    store.release("op#1", 11.0)
+    assert store.account("a") == Account(0, 0)
+
+
+def test_a_corrected_attempt_is_remembered_from_its_correction_on() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1"), 0.0)
+    store.settle("op#1", 3, (), 0.0, True)
+    store.settle("op#1", 4, (), 1000.0, True)
+    store.reap(TOMBSTONE_SECONDS + 1)
+    assert state(store, "op#1", TOMBSTONE_SECONDS + 1) == (HoldState.SETTLED, False)
+    store.settle("op#1", 4, (), TOMBSTONE_SECONDS + 2, True)
+    assert store.account("a") == Account(4, 0), "booked a second time"
+
+
+def test_an_old_tombstone_does_not_bury_a_newer_attempt_of_the_same_name() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1"), 0.0)
+    store.settle("op#1", 3, (), 0.0, True)
+    store.settle("op#1", 3, (), 10.0, True)
+    store.reap(TOMBSTONE_SECONDS + 10)
+    store.reserve(wish("op#1", until=2 * TOMBSTONE_SECONDS), TOMBSTONE_SECONDS + 10)
+    store.settle("op#1", 4, (), TOMBSTONE_SECONDS + 11, True)
+    store.reap(TOMBSTONE_SECONDS + 5000)
+    store.settle("op#1", 6, (), TOMBSTONE_SECONDS + 5001, True)
+    assert store.account("a") == Account(3 + 6, 0)
+
+
+def test_an_old_tombstone_does_not_bury_a_newer_attempt_in_flight() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", keyed=False), 0.0)
+    store.release("op#1", 1.0)
+    store.settle("op#1", 0, ("a",), 2.0, True)  # so late that the release was forgotten
+    store.release("op#1", 3.0)
+    store.reap(2.0 + TOMBSTONE_SECONDS)
+    store.reserve(wish("op#1", until=9e9), 2.0 + TOMBSTONE_SECONDS)
+    store.reap(3.0 + TOMBSTONE_SECONDS)
+    store.settle("op#1", 6, (), 4.0 + TOMBSTONE_SECONDS, True)
+    assert store.account("a") == Account(6, 0), "its reservation is stuck for ever"
+
+
+def test_a_late_release_does_not_bury_a_newer_attempt_of_the_same_name() -> None:
+    store = MemoryStore()
+    store.reserve(wish("op#1", keyed=False, until=10.0), 0.0)
+    store.reap(10.0)
+    store.release("op#1", 20.0)
+    assert state(store, "op#1", TOMBSTONE_SECONDS - 5) == (HoldState.HELD, True)
+    store.reap(50.0)
+    store.reserve(wish("other#1"), TOMBSTONE_SECONDS + 10)
+    assert state(store, "op#1", TOMBSTONE_SECONDS + 11) == (HoldState.HELD, False)
+
+
+def test_what_ended_long_ago_takes_no_memory() -> None:
+    store = MemoryStore()
+    for number in range(500):
+        store.reserve(wish(f"op{number}#1", until=number + 10.0), float(number))
+        store.settle(f"op{number}#1", 1, (), number + 1.0, True)
+    store.reap(2 * DAY)
+    held = {name: value for name, value in vars(store).items() if name not in ("_lock", "_accounts")}
+    assert all(not value for value in held.values()), held
+
+
+def test_fifty_threads_over_a_budget_for_ten() -> None:
+    store = MemoryStore()
+    ready = threading.Barrier(50)
+    limit = watch("a", 10 * CENT)
+
+    def call(number: int) -> bool:
+        ready.wait()
+        held = store.reserve(wish(f"op{number}#1", CENT, limit), 0.0)
+        return isinstance(held, Held)
+
+    with ThreadPoolExecutor(50) as threads:
+        admitted = list(threads.map(call, range(50)))
+    assert admitted.count(True) == 10
+    assert store.account("a") == Account(0, 10 * CENT)
+
+
+def test_of_many_threads_with_one_key_one_sends() -> None:
+    store = MemoryStore()
+    ready = threading.Barrier(32)
+
+    def call(_: int) -> bool:
+        ready.wait()
+        held = store.reserve(wish("op#1", CENT, watch("a", 32 * CENT)), 0.0)
+        assert isinstance(held, Held)
+        return held.fresh
+
+    with ThreadPoolExecutor(32) as threads:
+        assert list(threads.map(call, range(32))).count(True) == 1
+    assert store.account("a") == Account(0, CENT)
+
+
+def test_settles_reaps_and_replays_of_many_threads_book_each_attempt_once() -> None:
+    store = MemoryStore()
+    on = watch("a", 10**9)
+
+    def call(number: int) -> None:
+        name = f"op{number % 100}#1"
+        store.reserve(wish(name, 3, on, until=1.0), 0.0)
+        if number % 3 == 0:
+            store.reap(2.0)
+        store.settle(name, 7, ("a",), 2.0, True)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(call, range(1000)))
+    assert store.account("a") == Account(700, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.sampled_from(["reserve", "settle", "release", "reap"])),
+        max_size=40,
+    ),
+    st.lists(st.sampled_from([1.0, 10.0, 1000.0, DAY / 2, DAY]), min_size=40, max_size=40),
+)
+def test_over_many_days_nothing_stays_reserved_and_every_settle_is_booked_once(
+    steps: list[tuple[str, str]], gaps: list[float]
+) -> None:
+    """Each attempt is driven as a call drives it: reserved once, then ended, perhaps twice, perhaps late."""
+    store = MemoryStore()
+    now, expected, number = 0.0, 0, 0
+    live: dict[str, str] = {}
+    for (key, step), gap in zip(steps, gaps, strict=False):
+        now += gap
+        name = live.get(key)
+        if step == "reserve" and name is None:
+            number += 1
+            live[key] = f"{key}{number}#1"
+            held = store.reserve(wish(live[key], 5, until=now + 30), now)
+            assert isinstance(held, Held)
+            assert held.fresh
+        elif step == "settle" and name is not None:
+            store.settle(name, 7, ("a",), now, True)
+            store.settle(name, 7, ("a",), now, True)
+            expected += 7
+            del live[key]
+        elif step == "release" and name is not None:
+            gone = store.reap(now)
+            store.release(name, now)
+            assert name not in dict(store.reap(now))
+            expected += 5 * sum(1 for lost, _ in gone if lost != name and lost in live.values())
+            for lost, _ in gone:
+                live = {k: v for k, v in live.items() if v != lost}
+            live.pop(key, None)
+        elif step == "reap":
+            for lost, hold in store.reap(now):
+                assert hold.booked == 5
+                expected += 5
+                live = {k: v for k, v in live.items() if v != lost}
+    for _lost in store.reap(now + 100):
+        expected += 5
+    assert store.account("a") == Account(expected, 0)
