@@ -9,7 +9,7 @@ from .budget import Budget
 from .errors import ConfigurationError, PriceUnknown
 from .money import format_dollars
 
-__all__ = ["ENOUGH_CHARGES", "Expectation", "Forecast", "expected_amount", "percentile_99"]
+__all__ = ["ENOUGH_CHARGES", "SPENT_ALREADY", "Expectation", "Forecast", "expected_amount", "percentile_99"]
 
 ENOUGH_CHARGES = 20
 """From so many charges of a flow on, their 99th percentile is used."""
@@ -43,6 +43,8 @@ class Expectation:
 
 
 NOTHING = Expectation(0, "no budget in scope", free=True)
+SPENT_ALREADY = Expectation(0, "the call was made already", free=True)
+"""For what is booked after the fact: it cannot be refused."""
 
 
 def expected_amount(

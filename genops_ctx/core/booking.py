@@ -120,7 +120,7 @@ def _book_unpriced(lines: Sequence[Line], reserved: int) -> list[Line]:
     left = reserved - sum(line.nanos for line in lines if line.nanos is not None)
     booked = list(lines)
     for index, line in enumerate(booked):
-        if line.nanos is None and left > 0:
+        if line.nanos is None and line.kind is not LineKind.FEE and left > 0:
             note = f"{line.note}; what was reserved is booked".lstrip("; ")
             booked[index] = replace(line, nanos=left, note=note)
             break

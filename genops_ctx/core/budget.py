@@ -50,7 +50,7 @@ class Budget:
     limit: Amount
     window: Window | str | None = None
     by: str | tuple[str, ...] = field(default=(), kw_only=True)
-    limits: Mapping[str, Amount] | None = field(default=None, kw_only=True)
+    limits: Mapping[str, Amount] | None = field(default=None, kw_only=True, hash=False)
     name: str | None = field(default=None, kw_only=True)
     time_zone: str = field(default="UTC", kw_only=True)
     admission: str = field(default="expected", kw_only=True)
@@ -59,7 +59,7 @@ class Budget:
     on_unpriced: str = field(default="reserve", kw_only=True)
     limit_nanos: int = field(init=False, repr=False)
     default_nanos: int = field(init=False, repr=False)
-    limits_nanos: Mapping[str, int] = field(init=False, repr=False)
+    limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -69,6 +69,8 @@ class Budget:
         put(self, "window", window)
         put(self, "limit_nanos", nanos_down(amount))
         put(self, "by", _keys(self.by))
+        if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
+            raise ConfigurationError("the name of a budget must be a string that is not empty")
         check_time_zone(self.time_zone)
         _one_of("admission", self.admission, ADMISSIONS)
         _one_of("on_exceeded", self.on_exceeded, ON_EXCEEDED)
@@ -86,6 +88,8 @@ class Budget:
     def _limits(self) -> Mapping[str, int]:
         if self.limits is None:
             return {}
+        if not isinstance(self.limits, Mapping) or not all(isinstance(key, str) for key in self.limits):
+            raise ConfigurationError("limits= takes a mapping of attribution values (strings) to dollars")
         if len(self.by) != 1:
             raise ConfigurationError("limits= needs exactly one by= key, whose values it names")
         return {
@@ -151,7 +155,8 @@ _SHORT = re.compile(r"\s*(?P<amount>[^/]+?)\s*(?:/|\bper\b)\s*(?P<window>[A-Za-z
 
 
 def _split(limit: Amount, window: Window | str | None) -> tuple[Amount, Window | None]:
-    if isinstance(limit, str) and (short := _SHORT.match(limit)):
+    # No short form is long, and the pattern would take long over very many spaces.
+    if isinstance(limit, str) and len(limit) <= 100 and (short := _SHORT.match(limit)):
         if window is not None:
             raise ConfigurationError(f"budget {limit!r} names its window; do not pass window= as well")
         limit, window = short["amount"], short["window"]
@@ -161,7 +166,9 @@ def _split(limit: Amount, window: Window | str | None) -> tuple[Amount, Window |
 
 
 def _keys(by: object) -> tuple[str, ...]:
-    names = (by,) if isinstance(by, str) else tuple(by)  # type: ignore[arg-type]
+    if not isinstance(by, str | list | tuple):
+        raise ConfigurationError(f"by= takes one attribution key or a tuple of them, not {type(by).__name__}")
+    names = (by,) if isinstance(by, str) else tuple(by)
     for name in names:
         if not isinstance(name, str) or not name.isidentifier():
             raise ConfigurationError(f"by= takes attribution keys, not {name!r}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
-from .budget import Budgets, parse_budgets
+from .budget import Budget, Budgets, parse_budgets
 from .errors import ConfigurationError, GovernanceWarning
 from .money import dollars
 from .scope import ScopedBudget, Spec
@@ -327,6 +327,21 @@ class GovernanceContext(Costs):
             for context in self._path
             for budget in context._spec.budgets
         )
+
+    @property
+    def inherited(self) -> Attribution:
+        """The attribution of it and the contexts around it; not to be changed."""
+        return self._attribution
+
+    @property
+    def locks(self) -> Attribution:
+        """The locked keys with their values; not to be changed."""
+        return self._locks
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets without a window of it and the contexts around it, outermost first."""
+        return tuple(budget for context in self._path for budget in context._spec.budgets)
 
     @property
     def windowed(self) -> tuple[ScopedBudget, ...]:

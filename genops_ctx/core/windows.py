@@ -58,9 +58,17 @@ def parse_window(text: str) -> Window:
         raise ConfigurationError(f"no such window: {text[:40]!r}; choose one of {choices}") from None
 
 
-@lru_cache(maxsize=64)
 def check_time_zone(name: str) -> tzinfo:
     """The IANA zone of that name; raises :class:`ConfigurationError` where there is none."""
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"a time zone is an IANA name like 'Europe/Berlin', not {type(name).__name__}"
+        )
+    return _zone(name)
+
+
+@lru_cache(maxsize=64)
+def _zone(name: str) -> tzinfo:
     if name == "UTC":
         return UTC
     from zoneinfo import ZoneInfo
@@ -87,7 +95,8 @@ def period_of(window: Window, at: float, zone_name: str = "UTC") -> Period:
         start = at // span * span
         stamp = datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%MZ")
         return Period(f"{window}:{stamp}", start, start + span)
-    begin, end = _calendar(window, datetime.fromtimestamp(at, check_time_zone(zone_name)))
+    # Whole seconds, since fromtimestamp would round the last half microsecond into the next period.
+    begin, end = _calendar(window, datetime.fromtimestamp(at // 1, check_time_zone(zone_name)))
     suffix = "" if zone_name == "UTC" else f"@{zone_name}"
     return Period(f"{window}:{begin:%Y-%m-%d}{suffix}", begin.timestamp(), end.timestamp())
 

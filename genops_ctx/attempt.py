@@ -1,0 +1,138 @@
+"""One attempt from admission to its charge: what every entry point drives, whatever it sends with."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .core.admission import Forecast
+from .core.booking import Report
+from .core.call import Admitted, Refused, admit, drive, finish
+from .core.context import GovernanceContext, current_context
+from .core.errors import GovernanceError
+from .runtime import Runtime, get_runtime
+
+if TYPE_CHECKING:
+    from .core.money import Amount
+    from .core.records import Charge
+    from .telemetry.spans import CallSpan
+
+__all__ = ["Attempt", "begin"]
+
+log = logging.getLogger("genops_ctx")
+
+
+class Attempt:
+    """A call that was admitted. It is finished once; whoever comes later changes nothing."""
+
+    __slots__ = ("_done", "_lock", "admitted", "charge", "context", "runtime", "span")
+
+    def __init__(
+        self,
+        admitted: Admitted,
+        context: GovernanceContext | None,
+        runtime: Runtime,
+        span: CallSpan | None,
+    ) -> None:
+        self.admitted = admitted
+        self.context = context
+        self.runtime = runtime
+        self.span = span
+        self.charge: Charge | None = None
+        self._lock = threading.Lock()
+        self._done = False
+
+    @property
+    def finished(self) -> bool:
+        return self._done
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Around the sending: the call's span is the current one."""
+        return nullcontext() if self.span is None else self.span.current()
+
+    def finish(self, report: Report, error: BaseException | None = None) -> Charge | None:
+        """Book what it cost, as the report says; None where nothing was sent.
+
+        The first to come books; later ones get the same charge. ``error`` goes to the span, by its
+        type.
+        """
+        with self._lock:
+            if self._done:
+                return self.charge
+            self._done = True
+        if self.span is not None:
+            report = replace(report, trace_id=self.span.trace_id)
+        if self.admitted.passed:
+            passed = tuple(f"passed:{budget}" for budget in self.admitted.passed)
+            report = replace(report, flags=report.flags + passed)
+        runtime = self.runtime
+        try:
+            self.charge = drive(finish(self.admitted, report, runtime.prices, self.context), runtime.perform)
+        finally:
+            if self.span is not None:
+                self.span.end(self.charge, error)
+        if self.charge is not None:
+            runtime.finished(self.charge)
+        return self.charge
+
+
+def begin(
+    name: str,
+    *,
+    attribution: Mapping[str, str],
+    defaults: Mapping[str, str] | None = None,
+    flow: str = "",
+    max_cost: Amount | None = None,
+    idempotency_key: str | None = None,
+    deadline: float,
+    forecast: Callable[[], Forecast] = Forecast,
+    server: tuple[str, int] | None = None,
+    runtime: Runtime | None = None,
+    spent_already: bool = False,
+) -> Attempt:
+    """Admit a call in the current context, or raise why it must not be sent.
+
+    ``deadline`` is how many seconds the whole call may take; ``attribution`` and ``defaults`` are
+    checked already. ``spent_already`` says that the call was made before it came here, so that no
+    budget can refuse it any more. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
+    :class:`LockedAttributeError`.
+    """
+    runtime = runtime if runtime is not None else get_runtime()
+    context = current_context()
+    call = runtime.prepare(
+        name,
+        context=context,
+        flow=flow,
+        defaults=defaults,
+        attribution=attribution,
+        max_cost=max_cost,
+        idempotency_key=idempotency_key,
+        deadline=deadline,
+        forecast=forecast,
+        spent_already=spent_already,
+    )
+    span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
+    try:
+        answer = drive(admit(call, context), runtime.perform)
+        if isinstance(answer, Refused):
+            raise answer.error
+    except BaseException as error:
+        if span is not None:
+            span.end(None, error)
+        raise
+    for budget in answer.passed:
+        runtime.say_once("budget %s is passed by %s; the call was let through", budget, name)
+    return Attempt(answer, context, runtime, span)
+
+
+def finish_quietly(attempt: Attempt, report: Report, error: BaseException | None) -> Charge | None:
+    """Finish while another error is on its way: that one is raised, a failure of ours is logged."""
+    try:
+        return attempt.finish(report, error)
+    except GovernanceError:
+        log.exception("a call of %s could not be booked", attempt.admitted.name)
+        return None

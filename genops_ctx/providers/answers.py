@@ -1,0 +1,154 @@
+"""Answers that carry their charge: a dict, or a stream of events."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..core.outcomes import Outcome
+from ..wire.sse import EventDecoder, StreamTooLarge
+from ..wire.usage import StreamReader
+from .errors import FlowiseError, FlowiseStreamError, problem_error
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from types import TracebackType
+
+    from ..core.records import Charge, Usage
+    from ..runtime import Runtime
+    from .transport import Body
+
+__all__ = ["FlowiseAnswer", "FlowiseStream"]
+
+
+class FlowiseAnswer(dict[str, Any]):
+    """Flowise's answer as it came, with what it cost."""
+
+    charge: Charge | None = None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Exact dollars as far as prices are known; :attr:`charge` says how exact."""
+        return self.charge.cost if self.charge is not None else None
+
+    @property
+    def usage(self) -> tuple[Usage, ...]:
+        """The usage of each model call."""
+        return self.charge.usage if self.charge is not None else ()
+
+
+Finish = Callable[[Outcome, StreamReader, BaseException | None], "Charge | None"]
+
+
+class _Streaming:
+    """What is needed to read a stream and to book it, also when nobody holds the stream any more."""
+
+    def __init__(self, body: Body, reader: StreamReader, finish: Finish, what: str) -> None:
+        self.body = body
+        self.reader = reader
+        self.charge: Charge | None = None
+        self._finish = finish
+        self._what = what
+        self._done = False
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        decoder = EventDecoder()
+        try:
+            for chunk in self.body:
+                for event in decoder.feed(chunk):
+                    self.reader.feed(event)
+                    if self.reader.error is not None:
+                        raise problem_error(self.reader.error, self._what, self.body.response)
+                    if self.reader.ended:
+                        self.end(Outcome.COMPLETED)
+                    yield {"event": event.event, "data": event.data}
+                    if self.reader.ended:
+                        return
+            raise FlowiseStreamError(
+                f"{self._what} failed: the stream broke off before its end; an estimate is booked"
+            )
+        except FlowiseStreamError as error:
+            self.end(Outcome.TRUNCATED, error)
+            raise
+        except FlowiseError as error:
+            self.end(error.outcome, error)
+            raise
+        except StreamTooLarge as error:
+            self.end(Outcome.TRUNCATED, error)
+            raise FlowiseStreamError(f"{self._what} failed: {error}") from None
+
+    def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        if self._done:
+            return
+        self._done = True
+        try:
+            self.charge = self._finish(outcome, self.reader, error)
+        finally:
+            self.body.response.close()
+        if isinstance(error, FlowiseError):
+            error.charge = self.charge
+
+    def abandon(self) -> None:
+        self.end(Outcome.ABANDONED)
+
+
+class FlowiseStream:
+    """Events of a streamed prediction as they come: ``{"event": "token", "data": "Hel"}`` …
+
+    The call is booked when the stream ends, is closed (also by ``with``), or is dropped: Flowise runs
+    a flow to its end whoever listens, so a stream that was left early is booked at an estimate.
+    Iterating raises the error that the stream reports, a timeout, or that it was cut short.
+    """
+
+    def __init__(self, body: Body, reader: StreamReader, finish: Finish, what: str, runtime: Runtime) -> None:
+        self._state = _Streaming(body, reader, finish, what)
+        # The generator holds the state and not this object, so that dropping this ends it at once.
+        self._events = self._state.events()
+        runtime.watch_abandoned()
+        # The finalizer only queues: it may run in the middle of anything, so it must not lock or wait.
+        weakref.finalize(self, runtime.abandoned.put, self._state.abandon)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self._events)
+
+    @property
+    def charge(self) -> Charge | None:
+        """What it cost, once it has ended; None before."""
+        return self._state.charge
+
+    def close(self) -> None:
+        """Stop listening. Flowise runs on, so the call is booked at an estimate."""
+        self._state.end(Outcome.ABANDONED)
+
+    def __enter__(self) -> FlowiseStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<FlowiseStream {'ended' if self._state.reader.ended else 'open'}>"
+
+    @property
+    def text(self) -> str:
+        """The answer's text as far as it came."""
+        return self._state.reader.text
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Exact dollars, once it has ended; None before."""
+        return self.charge.cost if self.charge is not None else None
+
+    @property
+    def usage(self) -> tuple[Usage, ...]:
+        """The usage of each model call, once it has ended."""
+        return self.charge.usage if self.charge is not None else ()

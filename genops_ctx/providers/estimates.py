@@ -1,0 +1,91 @@
+"""Estimates for a flow's model calls: before it runs, to reserve; after it, where nothing is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..core.admission import Forecast
+from ..core.ports import Prices
+from ..core.records import CostSource, Exactness, Usage
+from ..pricing.tokens import estimate_tokens
+from ..wire.flows import FlowDefinition
+from ..wire.readings import Gap
+
+__all__ = ["OUTPUT_TOKENS", "Texts", "estimated_usages", "forecast"]
+
+OUTPUT_TOKENS = 1024
+"""Output tokens of a model call of which nothing else is known."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Texts:
+    """What a call sends, to count its tokens; never stored or shown."""
+
+    question: str = ""
+    history: tuple[str, ...] = ()
+
+    def input_tokens(self, model: str, flow: FlowDefinition | None) -> int:
+        """Tokens of question, history and the flow's own prompts, by the model's probable tokenizer."""
+        texts: Iterable[str] = (
+            self.question,
+            *self.history,
+            *(flow.prompt_texts if flow is not None else ()),
+        )
+        return sum(estimate_tokens(text, model) for text in texts if text)
+
+
+def forecast(flow: FlowDefinition | None, texts: Texts, prices: Prices, at: float) -> Forecast:
+    """What a call of the flow will probably cost: its input and 1,024 output tokens per model node."""
+    if flow is None or not flow.model_nodes:
+        return Forecast()
+    total = 0
+    unpriced = []
+    free = True
+    for node in flow.model_nodes:
+        output = min(node.max_output_tokens or OUTPUT_TOKENS, OUTPUT_TOKENS) if node.role == "chat" else 0
+        usage = _estimate(node.node, node.model, texts.input_tokens(node.model, flow), output, node.label)
+        quote = prices.quote(usage, at)
+        if quote.nanos is None:
+            unpriced.append(node.model or node.node)
+            free = False
+        else:
+            total += quote.nanos
+            free = free and quote.nanos == 0
+    return Forecast(estimate=total, free=free, unpriced=tuple(dict.fromkeys(unpriced)))
+
+
+def estimated_usages(
+    gaps: Iterable[Gap], flow: FlowDefinition | None, texts: Texts, answer: str, *, input_only: bool = False
+) -> tuple[tuple[Usage, ...], int]:
+    """Usage that stands for unreported model calls, and how many are of an unknown model.
+
+    ``answer`` is the text that came back, as far as it did. With ``input_only`` the model is taken to
+    have read and not to have written. Without a text that was returned, a usual output is assumed.
+    """
+    usages = []
+    unknown = 0
+    for gap in gaps:
+        if not gap.model or not gap.provider or gap.role == "speech":
+            unknown += 1
+            continue
+        if input_only or gap.role == "embedding":
+            output = 0
+        else:
+            output = estimate_tokens(answer, gap.model) if answer else OUTPUT_TOKENS
+        usages.append(
+            _estimate(gap.provider, gap.model, texts.input_tokens(gap.model, flow), output, gap.node)
+        )
+    return tuple(usages), unknown
+
+
+def _estimate(provider: str, model: str, input_tokens: int, output_tokens: int, node: str) -> Usage:
+    return Usage(
+        provider,
+        model,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        node=node,
+        source=CostSource.ESTIMATED,
+        exactness=Exactness.ESTIMATED,
+    )

@@ -1,0 +1,173 @@
+"""The flows of one Flowise: names to ids, and definitions, kept for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from ..core.errors import ConfigurationError
+from ..wire.answers import Problem, ProblemKind
+from ..wire.flows import FlowDefinition, FlowSummary, parse_flow, parse_flow_list
+from .errors import (
+    FlowiseAuthenticationError,
+    FlowiseError,
+    FlowiseNotFoundError,
+    FlowisePermissionError,
+    problem_error,
+)
+from .transport import Limits, Transport
+
+__all__ = ["Flow", "FlowDirectory", "directory_of"]
+
+LIST_SECONDS = 60.0
+DEFINITION_SECONDS = 300.0
+ERROR_SECONDS = 30.0
+KEPT_DEFINITIONS = 500
+LOOK_UP_LIMITS = Limits(connect=5.0, total=15.0)
+
+
+class Flow(NamedTuple):
+    """A flow as a call names it; the name is the id where the name is not known."""
+
+    id: str
+    name: str
+
+
+class FlowDirectory:
+    """What one key may see of one Flowise's flows. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._list: tuple[float, list[FlowSummary]] | None = None
+        self._definitions: OrderedDict[str, tuple[float, FlowDefinition | FlowiseError]] = OrderedDict()
+
+    def resolve(self, reference: str, transport: Transport, limits: Limits) -> Flow:
+        """The flow that an id or a unique name means.
+
+        Raises :class:`FlowiseNotFoundError` for an unknown name, :class:`ConfigurationError` for one
+        that several flows have, and the error of the look-up where names cannot be looked up.
+        """
+        if not isinstance(reference, str) or not reference.strip():
+            raise ConfigurationError("a flow is named by its id or its unique name, not by an empty string")
+        reference = reference.strip()
+        if _is_id(reference):
+            known = self._known(reference.lower())
+            return Flow(reference.lower(), known.name if known is not None and known.name else reference)
+        named = [flow for flow in self._flows(transport, limits) if flow.name == reference]
+        if not named:
+            # The list may be older than the flow.
+            named = [flow for flow in self._flows(transport, limits, fresh=True) if flow.name == reference]
+        if len(named) == 1:
+            return Flow(named[0].id, reference)
+        if named:
+            ids = ", ".join(flow.id for flow in named)
+            raise ConfigurationError(
+                f"{len(named)} flows have the name {reference!r}; pass the id of one: {ids}"
+            )
+        raise self._no_such_flow(reference, transport)
+
+    def _no_such_flow(self, reference: str, transport: Transport) -> FlowiseNotFoundError:
+        names = [flow.name for flow in self._list[1]] if self._list is not None else []
+        close = get_close_matches(reference, names, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        error = problem_error(
+            Problem(ProblemKind.NOT_FOUND), f"looking up flow {reference[:100]!r} at {transport.base_url}"
+        )
+        return FlowiseNotFoundError(f"{error}{hint}", problem=error.problem)
+
+    def definition(self, flow_id: str, transport: Transport, limits: Limits) -> FlowDefinition | None:
+        """The flow's definition; None where the key may not read it or it cannot be read now.
+
+        Raises :class:`FlowiseNotFoundError` where Flowise says that there is no such flow.
+        """
+        now = self._clock()
+        with self._lock:
+            kept = self._definitions.get(flow_id)
+        if kept is None or kept[0] <= now:
+            found = self._fetch(flow_id, transport, limits)
+            kept = (now + (DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS), found)
+            with self._lock:
+                self._definitions[flow_id] = kept
+                self._definitions.move_to_end(flow_id)
+                if len(self._definitions) > KEPT_DEFINITIONS:
+                    self._definitions.popitem(last=False)
+        if isinstance(kept[1], FlowiseNotFoundError):
+            with self._lock:
+                self._definitions.pop(flow_id, None)
+            raise kept[1]
+        return kept[1] if isinstance(kept[1], FlowDefinition) else None
+
+    def _fetch(self, flow_id: str, transport: Transport, limits: Limits) -> FlowDefinition | FlowiseError:
+        what = f"reading flow {flow_id} at {transport.base_url}"
+        try:
+            raw = transport.get_json("GET", f"/api/v1/chatflows/{flow_id}", _bounded(limits), what=what)
+        except FlowiseNotFoundError as error:
+            # A gateway that lets only predictions pass answers 404 too, and says nothing of the flow.
+            said_by_flowise = (
+                error.response is not None and "not found in the database" in error.response.text
+            )
+            return error if said_by_flowise else FlowiseError(str(error))
+        except FlowiseError as error:
+            return error
+        return parse_flow(raw if isinstance(raw, dict) else {})
+
+    def _known(self, flow_id: str) -> FlowSummary | None:
+        with self._lock:
+            kept = self._definitions.get(flow_id)
+            if kept is not None and isinstance(kept[1], FlowDefinition):
+                return FlowSummary(flow_id, kept[1].name, kept[1].kind)
+            flows = self._list[1] if self._list is not None else []
+        return next((flow for flow in flows if flow.id == flow_id), None)
+
+    def _flows(self, transport: Transport, limits: Limits, *, fresh: bool = False) -> list[FlowSummary]:
+        now = self._clock()
+        with self._lock:
+            kept = self._list
+        if kept is not None and kept[0] > now and not fresh:
+            return kept[1]
+        what = f"looking up flows by name at {transport.base_url}"
+        try:
+            raw = transport.get_json("GET", "/api/v1/chatflows", _bounded(limits), what=what)
+        except (FlowiseAuthenticationError, FlowisePermissionError) as error:
+            raise type(error)(
+                f"{error}. Naming a flow by its name needs that permission; its id works without",
+                problem=error.problem,
+            ) from None
+        flows = parse_flow_list(raw)
+        with self._lock:
+            self._list = (now + LIST_SECONDS, flows)
+        return flows
+
+
+def _bounded(limits: Limits) -> Limits:
+    return Limits(min(limits.connect, LOOK_UP_LIMITS.connect), min(limits.total, LOOK_UP_LIMITS.total))
+
+
+def _is_id(reference: str) -> bool:
+    try:
+        return str(uuid.UUID(reference)) == reference.lower()
+    except ValueError:
+        return False
+
+
+_directories: OrderedDict[tuple[str, str | None], FlowDirectory] = OrderedDict()
+_directories_lock = threading.Lock()
+KEPT_DIRECTORIES = 64
+
+
+def directory_of(base_url: str, api_key: str | None) -> FlowDirectory:
+    """The directory that all adapters with this base URL and key share."""
+    key = (base_url, api_key)
+    with _directories_lock:
+        directory = _directories.get(key)
+        if directory is None:
+            directory = _directories[key] = FlowDirectory()
+            if len(_directories) > KEPT_DIRECTORIES:
+                _directories.popitem(last=False)
+        return directory

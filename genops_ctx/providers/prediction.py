@@ -1,0 +1,100 @@
+"""One prediction: what is sent, and how its end becomes a report for the books."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.booking import Report
+from ..core.outcomes import BOOKINGS, Booking, Outcome
+from ..core.ports import Prices
+from ..core.records import CostSource, Exactness, Line, LineKind, Usage
+from ..wire.answers import Problem
+from ..wire.flows import FlowDefinition, FlowKind
+from ..wire.readings import Reading
+from ..wire.usage import StreamReader, read_failure, read_usage
+from .estimates import Texts, estimated_usages
+from .flows import Flow
+
+__all__ = ["Prediction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A prediction that is sent, with all that metering it needs."""
+
+    flow: Flow
+    definition: FlowDefinition | None
+    texts: Texts
+    session: str
+    """the session it runs in, by which Flowise keeps its execution record"""
+    audio: bool
+    fees: tuple[Line, ...] = ()
+
+    @property
+    def agentflow(self) -> bool:
+        return self.definition is not None and self.definition.kind is FlowKind.AGENTFLOW
+
+    def answered(self, answer: Mapping[str, Any], prices: Prices, at: float) -> Report:
+        """The report of a whole answer."""
+        reading = read_usage(answer, self.definition, audio_uploaded=self.audio)
+        text = answer.get("text")
+        return self._report(Outcome.COMPLETED, reading, prices, at, text if isinstance(text, str) else "")
+
+    def streamed(self, outcome: Outcome, reader: StreamReader, prices: Prices, at: float) -> Report:
+        """The report of a stream, however it ended."""
+        return self._report(outcome, reader.finish(), prices, at, reader.text)
+
+    def failed(
+        self, outcome: Outcome, problem: Problem | None, executed: Reading | None, prices: Prices, at: float
+    ) -> Report:
+        """The report of a call that brought no answer; ``executed`` is what its record proves."""
+        if outcome in (Outcome.NOT_SENT, Outcome.REFUSED):
+            return Report(outcome, at)
+        if executed is not None:
+            reading = executed
+        elif problem is not None:
+            reading = read_failure(problem, self.definition)
+        else:
+            reading = read_usage({}, self.definition, audio_uploaded=self.audio)
+        report = self._report(outcome, reading, prices, at, "")
+        if BOOKINGS[outcome] is Booking.INPUT and not (report.usages or report.estimates or report.unknown):
+            return replace(report, costs=(_UNBILLED, *report.costs))
+        return report
+
+    def _report(self, outcome: Outcome, reading: Reading, prices: Prices, at: float, answer: str) -> Report:
+        estimates, unknown = estimated_usages(
+            reading.gaps,
+            self.definition,
+            self.texts,
+            answer,
+            input_only=BOOKINGS[outcome] is Booking.INPUT,
+        )
+        return Report(
+            outcome,
+            at,
+            usages=tuple(_without_split(usage, prices, at) for usage in reading.usages),
+            estimates=estimates,
+            unknown=unknown,
+            costs=self.fees,
+            flags=reading.flags,
+        )
+
+
+_UNBILLED = Line(
+    LineKind.COST,
+    0,
+    CostSource.REPORTED,
+    Exactness.EXACT,
+    note="the provider refused the call, which it does not bill",
+)
+
+
+def _without_split(usage: Usage, prices: Prices, at: float) -> Usage:
+    """Evaluation metrics do not tell cached from other input: an upper bound where that is cheaper."""
+    if usage.source is not CostSource.EVALUATION or usage.exactness is not Exactness.EXACT:
+        return usage
+    plain = prices.quote(usage, at).nanos
+    cached = prices.quote(replace(usage, cache_read_tokens=usage.input_tokens), at).nanos
+    return usage if plain == cached else replace(usage, exactness=Exactness.UPPER)

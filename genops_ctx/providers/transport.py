@@ -1,0 +1,292 @@
+"""HTTP to one Flowise: a session, a base URL, a deadline, and what a failure says of the request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3.exceptions
+
+from .._version import __version__
+from ..core.errors import ConfigurationError
+from ..core.outcomes import Outcome
+from ..wire.answers import MAX_ANSWER_BYTES, Problem, ProblemKind, read_json_body
+from .deadline import DeadlineAdapter, Exchange, exchange
+from .errors import FlowiseConnectionError, FlowiseError, FlowiseTimeoutError, problem_error
+
+__all__ = ["CONNECT_TIMEOUT", "TOTAL_TIMEOUT", "Body", "Limits", "Transport", "check_base_url", "new_session"]
+
+CONNECT_TIMEOUT = 5.0
+TOTAL_TIMEOUT = 120.0
+"""Seconds. Flowise itself tries a failing model for up to 103 s before it answers."""
+
+_CHUNK = 65536
+
+NEVER_LEFT = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.NameResolutionError,
+    urllib3.exceptions.ProxyError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: to connect, and for the whole exchange."""
+
+    connect: float = CONNECT_TIMEOUT
+    total: float = TOTAL_TIMEOUT
+
+    @classmethod
+    def of(cls, timeout: object, default: Limits | None = None) -> Limits:
+        """From a number (the whole), a pair ``(connect, whole)``, or None (the default)."""
+        base = default if default is not None else cls()
+        if timeout is None:
+            return base
+        if isinstance(timeout, tuple) and len(timeout) == 2:
+            connect, total = timeout
+            return cls(
+                base.connect if connect is None else _seconds(connect),
+                base.total if total is None else _seconds(total),
+            )
+        total = _seconds(timeout)
+        return cls(min(base.connect, total), total)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError("timeout must be seconds, or a pair (connect, total) of seconds")
+    if not math.isfinite(value) or not 0 < value <= 86_400:
+        raise ConfigurationError(f"timeout must be above 0 and at most 86400 seconds, not {value}")
+    return float(value)
+
+
+def check_base_url(url: str) -> str:
+    """The URL without a slash at its end; a path below the host is kept.
+
+    Raises :class:`ConfigurationError` for anything but http(s)://host[:port][/path], and for a URL
+    that holds a password, which error texts would show.
+    """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"base_url must be a string, not {type(url).__name__}")
+    text = url.strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        valid = False
+    if not valid or any(letter.isspace() or not letter.isprintable() for letter in text):
+        raise ConfigurationError(
+            "base_url must be like http://localhost:3000 or https://flowise.example.com/path"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            "base_url must not hold a user or password; set adapter.session.auth instead"
+        )
+    if parts.query or parts.fragment:
+        raise ConfigurationError("base_url must not have a query or fragment")
+    for ending in ("/api/v1/prediction", "/api/v1", "/api"):
+        text = text.removesuffix(ending)
+    return text
+
+
+def new_session() -> requests.Session:
+    """A session whose connections keep a total deadline."""
+    session = requests.Session()
+    session.headers["User-Agent"] = f"genops_ctx/{__version__}"
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, DeadlineAdapter(pool_connections=10, pool_maxsize=32))
+    return session
+
+
+class Body:
+    """The bytes of an answer, read under the exchange's deadline and never more than can be decoded."""
+
+    def __init__(self, response: requests.Response, current: Exchange, what: str) -> None:
+        self.response = response
+        self._exchange = current
+        self._what = what
+
+    def __iter__(self) -> Iterator[bytes]:
+        """As they come. Raises :class:`FlowiseTimeoutError` and :class:`FlowiseConnectionError`."""
+        with _mapped(self._what, self._exchange):
+            while True:
+                _ = self._exchange.left
+                chunk = self.response.raw.read1(_CHUNK, decode_content=True)
+                if not chunk:
+                    return
+                yield chunk
+
+    def read(self) -> bytes:
+        """All of it; a byte more than can be decoded where it is too large."""
+        parts = bytearray()
+        for chunk in self:
+            parts += chunk
+            if len(parts) > MAX_ANSWER_BYTES:
+                self.response.close()
+                break
+        return bytes(parts)
+
+
+class Transport:
+    """Requests to one base URL with one key. Thread-safe as far as its session is."""
+
+    def __init__(self, base_url: str, api_key: str | None, session: Callable[[], requests.Session]) -> None:
+        self.base_url = base_url
+        self.api_key = api_key
+        self._session = session
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        current: Exchange,
+        limits: Limits,
+        *,
+        what: str,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Body:
+        """Send, and come back with the headers; the body is read later.
+
+        Raises :class:`FlowiseConnectionError` and :class:`FlowiseTimeoutError` whose ``outcome`` says
+        whether the request had left.
+        """
+        headers = {"Accept": "application/json, text/event-stream"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        session = self._session()
+        if self.api_key and "Authorization" not in session.headers:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        token = exchange.set(current)
+        try:
+            with _mapped(what, current):
+                left = current.left
+                response = session.request(
+                    method,
+                    self.base_url + path,
+                    data=body,
+                    params=params,
+                    headers=headers,
+                    timeout=(min(limits.connect, left), left),
+                    stream=True,
+                    allow_redirects=False,
+                )
+        finally:
+            exchange.reset(token)
+        return Body(response, current, what)
+
+    def get_json(
+        self, method: str, path: str, limits: Limits, *, what: str, params: Mapping[str, str] | None = None
+    ) -> Any:
+        """A JSON value of the management API; raises the error of whatever else comes."""
+        current = Exchange(limits.total)
+        body = self.send(method, path, current, limits, what=what, params=params)
+        response = body.response
+        content = body.read()
+        value = read_json_body(
+            response.status_code, response.headers.get("Content-Type", ""), response.headers, content
+        )
+        if isinstance(value, Problem):
+            keep_body(response, content)
+            raise problem_error(value, what, response)
+        return value
+
+
+def keep_body(response: requests.Response, content: bytes) -> None:
+    """Put bytes that were read already where ``response.text`` and ``.json()`` find them."""
+    response._content = content
+    response._content_consumed = True  # type: ignore[attr-defined]
+
+
+def redirect_problem(response: requests.Response) -> Problem | None:
+    """A redirect is never followed: a POST would turn into a GET, and the key might go elsewhere."""
+    if 300 <= response.status_code < 400:
+        return Problem(ProblemKind.NOT_FLOWISE, response.status_code)
+    return None
+
+
+@contextmanager
+def _mapped(what: str, current: Exchange) -> Iterator[None]:
+    """Turn what ``requests``, ``urllib3`` and sockets raise into our errors, with the outcome."""
+    try:
+        yield
+    except FlowiseError:
+        raise
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _network_error(what, current, error) from error
+
+
+def _network_error(what: str, current: Exchange, error: BaseException) -> FlowiseError:
+    causes = list(_causes(error))
+    left = _has_left(current, causes)
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        raise ConfigurationError(f"{what} failed: the URL is not valid; check base_url") from None
+    if any(isinstance(cause, _TIMEOUTS) for cause in causes):
+        if not left:
+            failed: FlowiseError = FlowiseTimeoutError(
+                f"{what} failed: no connection in time. Is Flowise running and reachable there?"
+            )
+            failed.outcome = Outcome.NOT_SENT
+        else:
+            failed = FlowiseTimeoutError(
+                f"{what} failed: no whole answer before the deadline. Flowise may still be at work on it, "
+                "and the model is billed. A streamed call of a flow that does not exist is never answered; "
+                "a longer timeout= may help otherwise"
+            )
+            failed.outcome = Outcome.TIMED_OUT
+        return failed
+    if not left:
+        failed = FlowiseConnectionError(
+            f"{what} failed: no connection{_reason(causes)}. Is Flowise running there? "
+            "Check base_url or FLOWISE_BASE_URL"
+        )
+        failed.outcome = Outcome.NOT_SENT
+    else:
+        failed = FlowiseConnectionError(
+            f"{what} failed: the connection broke before the answer was whole. Flowise may have run the flow"
+        )
+        failed.outcome = Outcome.DISCONNECTED
+    return failed
+
+
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+
+
+def _has_left(current: Exchange, causes: list[BaseException]) -> bool:
+    """Whether bytes of the request may have reached Flowise."""
+    if current.sent is not None:
+        return current.sent
+    # A session with adapters of the user's own: only the exceptions tell.
+    return not any(isinstance(cause, NEVER_LEFT) for cause in causes)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it wraps and what caused it, each once."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, BaseException) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            waiting += [item.__cause__, getattr(item, "reason", None), *item.args]
+
+
+def _reason(causes: list[BaseException]) -> str:
+    for cause in causes:
+        if isinstance(cause, urllib3.exceptions.NameResolutionError):
+            return " (the host name is not known)"
+        if isinstance(cause, urllib3.exceptions.SSLError):
+            return " (TLS failed: check the certificate, or adapter.session.verify)"
+        if isinstance(cause, urllib3.exceptions.ProxyError):
+            return " (the proxy failed)"
+        if isinstance(cause, ConnectionRefusedError):
+            return " (refused)"
+    return ""

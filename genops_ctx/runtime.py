@@ -1,0 +1,358 @@
+"""The runtime: store, ledger, prices and telemetry of this process, built once, on first use."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
+from .core.attribution import check_locks
+from .core.budget import Budget, Budgets, parse_budgets
+from .core.call import (
+    Append,
+    Call,
+    Effect,
+    Hold,
+    LookUp,
+    Settle,
+    new_operation,
+)
+from .core.context import GovernanceContext
+from .core.errors import ConfigurationError
+from .core.money import format_dollars, nanos_up, parse_dollars
+from .core.outcomes import Outcome
+from .core.ports import AccountStore, Clock, Ledger, Prices
+from .core.scope import ScopedBudget
+from .ledger.memory import MemoryLedger
+from .settings import Settings, load_settings
+from .stores.memory import MemoryStore
+from .telemetry.spans import Spans
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from .core.money import Amount
+    from .core.records import Charge
+
+__all__ = ["Runtime", "configure", "get_runtime", "reset_runtime"]
+
+log = logging.getLogger("genops_ctx")
+
+REAP_EVERY = 5.0
+"""Seconds between looks for expired reservations, made while calls are admitted."""
+
+KEPT_FLOWS = 1000
+KEPT_COSTS = 200
+
+
+class Runtime:
+    """What the entry points of one process share. Users reach it by :func:`configure` only."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        store: AccountStore | None = None,
+        ledger: Ledger | None = None,
+        prices: Prices | None = None,
+        clock: Clock = time.time,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings()
+        self.store: AccountStore = store if store is not None else MemoryStore()
+        self.ledger: Ledger = ledger if ledger is not None else MemoryLedger()
+        self.clock = clock
+        self.spans = Spans(tracer_provider)
+        self._prices = prices
+        self._scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
+        self._costs: OrderedDict[str, deque[int]] = OrderedDict()
+        self._costs_lock = threading.Lock()
+        self._next_reap = 0.0
+        self._warned: set[str] = set()
+        self.abandoned: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._reaper: tuple[int, threading.Thread] | None = None
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    @property
+    def prices(self) -> Prices:
+        """The price catalogue, loaded on first use."""
+        if self._prices is None:
+            from .pricing.catalogue import Catalogue, default_catalogue
+            from .pricing.overrides import load_overrides
+
+            path = self.settings.prices
+            self._prices = Catalogue(load_overrides(path)) if path else default_catalogue()
+        return self._prices
+
+    def budgets_in_scope(
+        self, context: GovernanceContext | None
+    ) -> tuple[tuple[ScopedBudget, ...], tuple[Budget, ...]]:
+        """The windowed budgets with their owners, and all budgets, that a call there must keep."""
+        if self.settings.mode == "off":
+            return (), ()
+        scoped = self._scoped
+        own: tuple[Budget, ...] = ()
+        if context is not None:
+            scoped += context.windowed
+            own = context.budgets
+        return scoped, (*own, *(item.budget for item in scoped))
+
+    # -- a call ---------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        name: str,
+        *,
+        context: GovernanceContext | None,
+        flow: str = "",
+        defaults: Mapping[str, str] | None = None,
+        attribution: Mapping[str, str],
+        max_cost: Amount | None = None,
+        idempotency_key: str | None = None,
+        deadline: float,
+        forecast: Callable[[], Forecast] = Forecast,
+        spent_already: bool = False,
+    ) -> Call:
+        """All that admission needs to know of a call. ``defaults`` are the adapter's attribution.
+
+        ``forecast`` is asked only where a budget is in scope. Raises :class:`ConfigurationError` for a
+        bad ``max_cost`` or key, and :class:`LockedAttributeError`.
+        """
+        self.tidy()
+        merged = {**self.settings.attribution, **(defaults or {})}
+        if context is not None:
+            merged.update(context.inherited)
+            check_locks(context.locks, attribution)
+        merged.update(attribution)
+        limit = None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost"))
+        scoped, budgets = self.budgets_in_scope(context)
+        now = self.clock()
+        if spent_already:
+            expectation = SPENT_ALREADY
+        else:
+            expectation = expected_amount(budgets, self._forecast(name, forecast, budgets, limit), limit)
+        return Call(
+            name=name,
+            operation=_operation(idempotency_key),
+            attribution=merged,
+            expectation=expectation,
+            watches=tuple(budget.watch(merged, now, owner) for budget, owner in scoped),
+            started_at=now,
+            deadline=deadline,
+            flow=flow,
+            keyed=idempotency_key is not None,
+            books_unpriced=any(budget.on_unpriced == "reserve" for budget in budgets),
+            enforced=self.settings.mode == "enforce",
+        )
+
+    def _forecast(
+        self,
+        name: str,
+        forecast: Callable[[], Forecast],
+        budgets: tuple[Budget, ...],
+        max_cost: int | None,
+    ) -> Forecast:
+        if not budgets:
+            return Forecast()
+        if max_cost is not None and all(budget.on_unpriced != "block" for budget in budgets):
+            return Forecast()
+        with self._costs_lock:
+            earlier = tuple(self._costs.get(name, ()))
+        return replace(forecast(), typical=percentile_99(earlier))
+
+    def perform(self, effect: Effect) -> object:
+        """Do what a story asks for.
+
+        Once the call is made, a ledger or store that fails is logged and never fails the user's call.
+        """
+        if isinstance(effect, Hold):
+            return self.store.reserve(effect.wish, effect.now)
+        if isinstance(effect, LookUp):
+            return tuple(self.ledger.charges(effect.operation))
+        try:
+            if isinstance(effect, Append):
+                self.ledger.append(effect.charge)
+            elif isinstance(effect, Settle):
+                self.store.settle(*effect)
+            else:
+                self.store.release(*effect)
+        except Exception:
+            log.exception("%s failed; the books of this call are not complete", type(effect).__name__)
+        return None
+
+    def finished(self, charge: Charge) -> None:
+        """Learn from a charge what the next call of its flow will probably cost."""
+        if charge.outcome != Outcome.COMPLETED or charge.unpriced:
+            return
+        with self._costs_lock:
+            costs = self._costs.get(charge.name)
+            if costs is None:
+                costs = self._costs[charge.name] = deque(maxlen=KEPT_COSTS)
+                if len(self._costs) > KEPT_FLOWS:
+                    self._costs.popitem(last=False)
+            costs.append(charge.nanos)
+
+    def say_once(self, message: str, *args: object) -> None:
+        """Log a warning the first time only."""
+        text = message % args if args else message
+        if text not in self._warned:
+            if len(self._warned) > KEPT_FLOWS:
+                self._warned.clear()
+            self._warned.add(text)
+            log.warning("%s", text)
+
+    # -- what nobody waits for ------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Finish abandoned attempts, and book reservations that expired as lost."""
+        self.drain()
+        now = self.clock()
+        if now >= self._next_reap:
+            self._next_reap = now + REAP_EVERY
+            for name, hold in self.store.reap(now):
+                lost = format_dollars(hold.amount)
+                log.warning("reservation %s of %s expired and is booked as lost", name, lost)
+
+    def drain(self) -> None:
+        """Run what finalizers have queued: they themselves must not lock or wait."""
+        while True:
+            try:
+                job = self.abandoned.get_nowait()
+            except queue.Empty:
+                return
+            _run(job)
+
+    def watch_abandoned(self) -> None:
+        """Have a daemon thread finish what is abandoned; started once a process, again after a fork."""
+        if self._reaper is not None and self._reaper[0] == os.getpid():
+            return
+        thread = threading.Thread(
+            target=_reap_for_ever, args=(self.abandoned,), name="genops_ctx-reaper", daemon=True
+        )
+        self._reaper = (os.getpid(), thread)
+        thread.start()
+
+
+def _reap_for_ever(abandoned: queue.SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        _run(abandoned.get())
+
+
+def _run(job: Callable[[], object]) -> None:
+    try:
+        job()
+    except Exception:
+        log.exception("an abandoned call could not be finished")
+
+
+def _windowed(budget: Budget) -> Budget:
+    if budget.window is None:
+        raise ConfigurationError(
+            f"configured budget {budget.label!r} needs a window (day, month, total, …): "
+            "a budget without one belongs to a context"
+        )
+    return budget
+
+
+def _operation(key: str | None) -> str:
+    if key is None:
+        return new_operation()
+    if not isinstance(key, str) or not key.strip() or len(key) > 200 or not key.isprintable():
+        raise ConfigurationError("idempotency_key must be a printable string of 1 to 200 characters")
+    return key
+
+
+_runtime: Runtime | None = None
+_lock = threading.Lock()
+
+
+def get_runtime() -> Runtime:
+    """This process's runtime, built from environment and TOML file on first use."""
+    runtime = _runtime
+    return runtime if runtime is not None else _install(None)
+
+
+def _install(runtime: Runtime | None) -> Runtime:
+    global _runtime
+    with _lock:
+        if runtime is None and _runtime is not None:
+            return _runtime
+        _runtime = runtime if runtime is not None else Runtime(load_settings())
+        GovernanceContext.observer = _runtime.spans
+        return _runtime
+
+
+def reset_runtime(runtime: Runtime | None = None) -> Runtime | None:
+    """Replace the runtime (None: build it anew on next use); returns the one before. For tests."""
+    global _runtime
+    with _lock:
+        before, _runtime = _runtime, runtime
+        GovernanceContext.observer = None if runtime is None else runtime.spans
+    return before
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _runtime is not None:
+        _runtime.drain()
+
+
+def configure(
+    *,
+    budgets: Budgets = None,
+    mode: str | None = None,
+    store: str | None = None,
+    ledger: str | Ledger | None = None,
+    prices: str | Prices | None = None,
+    tracer_provider: TracerProvider | None = None,
+    clock: Clock | None = None,
+    **attribution: object,
+) -> None:
+    """Set up this process; what is not given comes from the environment, then the TOML file.
+
+    Args:
+        budgets: budgets with a window that every call must keep, ``[Budget("100/month", by="team")]``.
+        mode: ``enforce``, ``observe`` or ``off``.
+        store: where shared accounts live; ``memory://`` in this version.
+        ledger: where charges are kept; ``memory://`` in this version, or any object with
+            ``append(charge)`` and ``charges(operation)``.
+        prices: path of a file of your own prices, or any object with ``quote`` and ``provider_of``.
+        tracer_provider: an OpenTelemetry tracer provider; the global one unless given.
+        clock: a callable that gives the time in epoch seconds; for tests.
+        **attribution: defaults for every call (team, project, …).
+
+    Raises:
+        ConfigurationError: a bad value.
+    """
+    from .core.attribution import check_attribution
+
+    settings = load_settings()
+    given: dict[str, Any] = {
+        "mode": mode,
+        "store": store,
+        "ledger": ledger if isinstance(ledger, str) else None,
+        "prices": prices if isinstance(prices, str) else None,
+    }
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if budgets is not None:
+        settings = replace(settings, budgets=parse_budgets(budgets))
+    checked = check_attribution(attribution, known=tuple(configure.__kwdefaults__ or ()), where="configure()")
+    settings = replace(settings, attribution={**settings.attribution, **checked})
+    _install(
+        Runtime(
+            settings,
+            ledger=None if isinstance(ledger, str) else ledger,
+            prices=None if isinstance(prices, str) else prices,
+            clock=clock or time.time,
+            tracer_provider=tracer_provider,
+        )
+    )

@@ -1,0 +1,165 @@
+"""Settings: what code says goes before the environment, the environment before the TOML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .core.attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, near_miss
+from .core.budget import Budget
+from .core.errors import ConfigurationError
+
+__all__ = ["CONFIG_NAME", "MODES", "Settings", "environment_attribution", "load_settings"]
+
+CONFIG_NAME = "genops.toml"
+"""Read from the working directory unless ``GENOPS_CONFIG`` names another file."""
+
+MODES = ("enforce", "observe", "off")
+DEFAULT_BASE_URL = "http://localhost:3000"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, with its defaults.
+
+    ``mode``: ``enforce`` refuses calls that would pass a budget; ``observe`` lets them through and
+    flags their charges; ``off`` keeps no budgets. Metering and attribution go on in every mode.
+    """
+
+    base_url: str = DEFAULT_BASE_URL
+    api_key: str | None = field(default=None, repr=False)
+    pricing_tier: str = "self_hosted"
+    metering: str = "auto"
+    mode: str = "enforce"
+    store: str = "memory://"
+    ledger: str = "memory://"
+    attribution: Attribution = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
+    prices: str | None = None
+    """path of a file of the user's own prices"""
+    source: str = ""
+    """the TOML file that was read, empty for none"""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        for name in ("store", "ledger"):
+            if getattr(self, name) != "memory://":
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name).partition('@')[0]!r} is not available in this version; "
+                    "it has memory://"
+                )
+
+
+_ENVIRONMENT = {
+    "base_url": "FLOWISE_BASE_URL",
+    "api_key": "FLOWISE_API_KEY",
+    "pricing_tier": "FLOWISE_PRICING_TIER",
+    "mode": "GENOPS_MODE",
+    "store": "GENOPS_STORE",
+    "ledger": "GENOPS_LEDGER",
+}
+
+
+def environment_attribution(environ: Mapping[str, str] | None = None) -> Attribution:
+    """Attribution of ``GENOPS_TEAM``, ``GENOPS_PROJECT`` … where they are set and not empty."""
+    env = os.environ if environ is None else environ
+    found = {key: env.get(f"GENOPS_{key.upper()}", "").strip() or None for key in ATTRIBUTION_KEYS}
+    return check_attribution(found, where="environment variable GENOPS_…")
+
+
+def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
+    """Settings of the environment over those of the TOML file.
+
+    Raises :class:`ConfigurationError` for a file that is named and missing, that is not TOML, or that
+    holds an unknown key or a bad value.
+    """
+    env = os.environ if environ is None else environ
+    settings = _from_file(env, directory or Path.cwd())
+    given: dict[str, Any] = {
+        name: env[variable].strip()
+        for name, variable in _ENVIRONMENT.items()
+        if env.get(variable, "").strip()
+    }
+    given["attribution"] = {**settings.attribution, **environment_attribution(env)}
+    return replace(settings, **given)
+
+
+def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
+    named = env.get("GENOPS_CONFIG", "").strip()
+    path = Path(named) if named else directory / CONFIG_NAME
+    if not path.is_file():
+        if named:
+            raise ConfigurationError(f"GENOPS_CONFIG names {named!r}, and there is no such file")
+        return Settings()
+    import tomllib
+
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+    try:
+        return _from_document(document, str(path))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _from_document(document: Mapping[str, Any], source: str) -> Settings:
+    flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
+    top = {"mode", "store", "ledger", "prices"}
+    _known(document, {*top, "flowise", "attribution", "budget"}, "the file")
+    given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
+    given |= {name: _text(document, name) for name in top if name in document}
+    attribution = _table(document, "attribution", None)
+    return Settings(
+        **given,
+        attribution=check_attribution(attribution, where="[attribution]"),
+        budgets=tuple(_budget(table) for table in _tables(document, "budget")),
+        source=source,
+    )
+
+
+_BUDGET_KEYS = {item.name for item in fields(Budget) if item.init}
+
+
+def _budget(table: Mapping[str, Any]) -> Budget:
+    _known(table, _BUDGET_KEYS, "[[budget]]")
+    if "limit" not in table:
+        raise ConfigurationError("[[budget]] needs a limit in dollars")
+    given = dict(table)
+    if isinstance(given.get("by"), list):
+        given["by"] = tuple(given["by"])
+    return Budget(**given)
+
+
+def _table(document: Mapping[str, Any], name: str, known: set[str] | None) -> Mapping[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{name} must be a table, [{name}]")
+    if known is not None:
+        _known(table, known, f"[{name}]")
+    return table
+
+
+def _tables(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigurationError(f"{name} must be an array of tables, [[{name}]]")
+    return tables
+
+
+def _text(table: Mapping[str, Any], name: str) -> str:
+    if not isinstance(table[name], str):
+        raise ConfigurationError(f"{name} must be a string")
+    return str(table[name])
+
+
+def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            hint = near_miss(key, tuple(known))
+            meant = f"; did you mean {hint!r}?" if hint in known else f"; it takes {', '.join(sorted(known))}"
+            raise ConfigurationError(f"{where} has no key {key!r}{meant}")
