@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from functools import lru_cache
 
 from .errors import ConfigurationError, LockedAttributeError, UnknownKeywordError
@@ -39,6 +40,10 @@ UNALLOCATED = "<none>"
 """The value that stands for a missing key where costs are grouped or budgets are scoped."""
 
 MAX_VALUE_LENGTH = 512
+
+_MANY = 10**MAX_VALUE_LENGTH
+_NO_OWNERS = (int, float, bytes, bytearray, BaseException, type)
+"""Types that have a text, but not one that names an owner."""
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
@@ -72,12 +77,9 @@ def _check_value(key: str, value: object, where: str) -> str:
         raise ConfigurationError(
             f"{where} key {key[:70]!r} must be an identifier of at most 64 letters, digits and underscores"
         )
-    if type(value) is str:
-        text = value
-    elif isinstance(value, bool | Mapping | list | tuple | set | bytes | float):
+    text = value if type(value) is str else _text_of(value)
+    if text is None:
         raise ConfigurationError(f"{where} {key!r} must be a string, not {type(value).__name__}")
-    else:
-        text = str(getattr(value, "value", value))
     if not text.strip():
         raise ConfigurationError(
             f"{where} {key!r} is empty; leave it out or pass None where there is no value"
@@ -89,6 +91,18 @@ def _check_value(key: str, value: object, where: str) -> str:
     if not text.isprintable():
         raise ConfigurationError(f"{where} {key!r} holds control or unpaired characters")
     return text
+
+
+def _text_of(value: object) -> str | None:
+    """The text of a value that is not a plain string; None where it names no owner."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MANY:
+        return str(int(value))
+    # Decimal, UUID and date have a text of their own; object's would change with each process.
+    if isinstance(value, _NO_OWNERS) or type(value).__str__ is object.__str__:
+        return None
+    return str(value)
 
 
 def check_locks(locked: Mapping[str, str], values: Mapping[str, str]) -> None:
