@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from ..core.records import Usage
+    from .compiled import Tier
     from .data import PriceData
 
 __all__ = ["Catalogue", "default_catalogue"]
@@ -39,12 +40,17 @@ class Catalogue:
     """Prices by provider, model and time. Safe to use from several threads.
 
     ``overrides`` go before the catalogue's own prices; of several in force the latest counts, the
-    last given where two start at once. Nothing is loaded before the first price is asked for.
+    last given where two start at once. Nothing is loaded before the first price is asked for; then it
+    is the data of ``genops-ctx prices update`` where there is some and ``updated`` is left on, else
+    that of the installed genai-prices.
     """
 
-    def __init__(self, overrides: Iterable[PriceOverride] = (), *, data: PriceData | None = None) -> None:
+    def __init__(
+        self, overrides: Iterable[PriceOverride] = (), *, data: PriceData | None = None, updated: bool = True
+    ) -> None:
         self._overrides = tuple(overrides)
         self._data = data
+        self._updated = updated
         self._lock = threading.RLock()
         self._entries: dict[tuple[str, str], Period] = {}
         self._corrections: tuple[PriceOverride, ...] | None = None
@@ -61,8 +67,9 @@ class Catalogue:
             with self._lock:
                 if self._data is None:
                     from .data import PriceData
+                    from .updates import load_data
 
-                    self._data = PriceData()
+                    self._data = (load_data() if self._updated else None) or PriceData()
         return self._data
 
     @property
@@ -119,6 +126,11 @@ class Catalogue:
         """The exact cost by kind of token, in dollars; its sum is :meth:`exact`. None where unknown."""
         price = self._period(usage, at).price
         return None if price is None else price.breakdown(usage)
+
+    def rates(self, provider: str, model: str, at: float) -> tuple[Tier, ...] | None:
+        """The prices in force, for people: per tier of input, dollars per million tokens by kind."""
+        price = self._resolve(provider, model, at, None).price
+        return None if price is None else price.rates()
 
     def is_priced(self, provider: str, model: str, at: float) -> bool:
         """True where a price is known, a price of nought included."""
@@ -196,7 +208,7 @@ class Catalogue:
             inf,
             None,
             data.name,
-            f"{reason}; give one with: genops-ctx prices set {seller} MODEL --input USD",
+            f"{reason}; give one with: genops-ctx prices set {seller} MODEL --input USD --output USD",
         )
 
 

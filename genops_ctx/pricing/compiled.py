@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..core.money import EXACT, nanos_up
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     from ..core.records import Usage
 
-__all__ = ["KINDS", "CompiledPrice", "DelegatedPrice", "Period", "Price", "Rates", "compile_price", "free"]
+__all__ = [
+    "KINDS",
+    "CompiledPrice",
+    "DelegatedPrice",
+    "Period",
+    "Price",
+    "Rates",
+    "Tier",
+    "compile_price",
+    "free",
+]
 
 KINDS = (
     "input",
@@ -62,6 +72,10 @@ class Rates:
         for kind, whole in _FALLS_BACK_TO.items():
             rates[kind] = self.per_million.get(kind, rates[whole])
         return rates
+
+
+Tier: TypeAlias = tuple[int, dict[str, Decimal]]
+"""Input tokens above which it applies, and dollars by kind."""
 
 
 class _Step:
@@ -179,10 +193,38 @@ class CompiledPrice:
         }
         return {kind: self._dollars(count) for kind, count in units.items() if count}
 
+    def rates(self) -> tuple[Tier, ...]:
+        """The prices, for people: per tier (input tokens above which it applies, dollars by kind).
+
+        Per million tokens, but for ``request``. Kinds that cost what their whole costs are left out.
+        """
+        return tuple((max(0, step.above), self._tier_rates(step)) for step in self._steps)
+
+    def _tier_rates(self, step: _Step) -> dict[str, Decimal]:
+        units = {"input": step.input, "output": step.output}
+        for kind, whole in (
+            ("cache_read", "input"),
+            ("cache_write", "input"),
+            ("cache_write_1h", "input"),
+            ("input_audio", "input"),
+            ("reasoning", "output"),
+            ("output_audio", "output"),
+        ):
+            more = getattr(step, kind)
+            if more:
+                units[kind] = units[whole] + more
+        rates = {
+            kind: self._dollars(count).scaleb(6, EXACT).normalize(EXACT) for kind, count in units.items()
+        }
+        if step.request:
+            rates["request"] = self._dollars(step.request).normalize(EXACT)
+        return rates
+
     def bounded(self, usage: Usage) -> bool:
         """True where the cost is an upper bound: cached and audio input overlap by an unknown number."""
-        step = self._step(usage.input_tokens)
-        return bool(usage.cache_read_tokens and usage.input_audio_tokens and step.audio_overlap)
+        read, audio = usage.cache_read_tokens, usage.input_audio_tokens
+        certain = max(0, read + audio - usage.input_tokens) == min(read, audio)
+        return not certain and self._step(usage.input_tokens).audio_overlap != 0
 
     def _dollars(self, units: int) -> Decimal:
         return Decimal(units).scaleb(-9 - self._decimals, EXACT)
@@ -214,11 +256,15 @@ class DelegatedPrice:
         """The whole under one name: only the source knows its parts."""
         return {"total": self._calculate(usage)}
 
+    def rates(self) -> tuple[Tier, ...]:
+        """None that could be shown."""
+        return ((0, {}),)
+
     def bounded(self, usage: Usage) -> bool:
         return False
 
 
-Price = CompiledPrice | DelegatedPrice
+Price: TypeAlias = CompiledPrice | DelegatedPrice
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,9 +144,10 @@ class PriceOverride:
                 f"the price of {self.label} has both priced_as and amounts; give one of them"
             )
         if not self.priced_as:
-            if self.input is None:
+            if self.input is None or self.output is None:
                 raise ConfigurationError(
-                    f"the price of {self.label} needs input, in dollars per million tokens"
+                    f"the price of {self.label} needs input and output, in dollars per million tokens; "
+                    "give 0 for what is free, such as an embedding model's output"
                 )
             self.compiled()
 
@@ -161,8 +162,6 @@ class PriceOverride:
         request = (
             Decimal(0) if self.per_request is None else parse_dollars(self.per_request, what="per_request")
         )
-        if "output" not in rates:
-            rates["output"] = Decimal(0)
         steps = [(-1, Rates(rates, request))]
         for tier in sorted(self.tiers, key=lambda tier: tier.above):
             if type(tier.above) is not int or tier.above < 1:

@@ -13,15 +13,19 @@ from genops_ctx.core.records import Usage
 START = datetime(2022, 1, 1, tzinfo=UTC).timestamp()
 END = datetime(2027, 12, 31, tzinfo=UTC).timestamp()
 
-moments = st.floats(min_value=START, max_value=END, allow_nan=False) | st.integers(int(START), int(END)).map(float)
+moments = st.floats(min_value=START, max_value=END, allow_nan=False) | st.integers(int(START), int(END)).map(
+    float
+)
 """Times of calls, before the first price and after the last known one."""
 
-amounts = st.decimals(min_value=0, max_value=1000, places=6, allow_nan=False, allow_infinity=False) | st.sampled_from(
-    [Decimal(text) for text in ("0", "0.15", "0.0028", "0.01875", "2.50", "75", "0.000001")]
-)
+amounts = st.decimals(
+    min_value=0, max_value=1000, places=6, allow_nan=False, allow_infinity=False
+) | st.sampled_from([Decimal(text) for text in ("0", "0.15", "0.0028", "0.01875", "2.50", "75", "0.000001")])
 """Dollars per million tokens."""
 
-sizes = st.integers(0, 2_000_000) | st.sampled_from([0, 1, 127_999, 128_000, 128_001, 200_000, 200_001, 272_000, 272_001])
+sizes = st.integers(0, 2_000_000) | st.sampled_from(
+    [0, 1, 127_999, 128_000, 128_001, 200_000, 200_001, 272_000, 272_001]
+)
 
 
 @st.composite

@@ -36,7 +36,9 @@ def rows() -> list[tuple[Provider, ModelInfo]]:
     return [(provider, model) for provider in get_snapshot().providers for model in provider.models]
 
 
-def library_price(provider: Provider, model: ModelInfo, given: dict[str, int], at: float, context: Any = None) -> Decimal:
+def library_price(
+    provider: Provider, model: ModelInfo, given: dict[str, int], at: float, context: Any = None
+) -> Decimal:
     with localcontext(Context(prec=60)):
         return model.calc_price(
             LibraryUsage(**library_counts(given)),
@@ -128,7 +130,11 @@ def test_variants_such_as_batch_are_priced_where_the_data_has_them() -> None:
     for provider, model in rows():
         for variant in model.price_variants or ():
             constraint: Any = variant.constraint
-            at = END if constraint is None else datetime.combine(constraint.start_date, datetime.min.time(), UTC).timestamp()
+            at = (
+                END
+                if constraint is None
+                else datetime.combine(constraint.start_date, datetime.min.time(), UTC).timestamp()
+            )
             given = {"input_tokens": 1_000, "output_tokens": 500, "cache_read_tokens": 100}
             for moment in (at - 1, at, END):
                 if not_billed_by_token(model, moment) or (provider.id, model.id) in corrected():
@@ -153,4 +159,6 @@ def test_batch_costs_half_at_openai() -> None:
 @pytest.mark.parametrize("name", [" GPT-4o-Mini ", "gpt-4o-mini-2024-07-18", "openai/gpt-4o-mini"])
 def test_names_of_one_model_cost_the_same(name: str) -> None:
     at = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
-    assert catalogue().exact(usage("OpenAI", name, {"input_tokens": 2_000_000, "output_tokens": 0}), at) == Decimal("0.30")
+    assert catalogue().exact(
+        usage("OpenAI", name, {"input_tokens": 2_000_000, "output_tokens": 0}), at
+    ) == Decimal("0.30")
