@@ -58,26 +58,21 @@ class Prediction:
             reading = read_failure(problem, self.definition)
         else:
             reading = read_usage({}, self.definition, audio_uploaded=self.audio)
-        report = self._report(outcome, reading, prices, at, "")
-        if BOOKINGS[outcome] is Booking.INPUT and not (report.usages or report.estimates or report.unknown):
-            return replace(report, costs=(_UNBILLED, *report.costs))
-        return report
+        return self._report(outcome, reading, prices, at, "")
 
     def _report(self, outcome: Outcome, reading: Reading, prices: Prices, at: float, answer: str) -> Report:
+        failed = BOOKINGS[outcome] is Booking.INPUT
         estimates, unknown = estimated_usages(
-            reading.gaps,
-            self.definition,
-            self.texts,
-            answer,
-            input_only=BOOKINGS[outcome] is Booking.INPUT,
+            reading.gaps, self.definition, self.texts, answer, input_only=failed
         )
+        nothing_billed = failed and not (reading.usages or reading.gaps)
         return Report(
             outcome,
             at,
             usages=tuple(_without_split(usage, prices, at) for usage in reading.usages),
             estimates=estimates,
             unknown=unknown,
-            costs=self.fees,
+            costs=(_UNBILLED, *self.fees) if nothing_billed else self.fees,
             flags=reading.flags,
         )
 

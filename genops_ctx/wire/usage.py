@@ -175,7 +175,7 @@ class StreamReader:
     def _cut_flags(self) -> tuple[str, ...]:
         if self._aborted:
             return (ABORTED,)
-        return () if self._ended else (TRUNCATED,)
+        return () if self._ended or self.error is not None else (TRUNCATED,)
 
     def _unfinished(self, cut: bool) -> list[Gap]:
         """Nodes that began and did not end, and in a stream cut short those that may yet run."""
