@@ -170,7 +170,7 @@ class Catalogue:
             )
         seller = provider_of(provider)
         names = model_names(seller, model)
-        start, end = -inf, inf
+        start, end = 0.0, _LAST
         for kind, candidates in (("override", self._overrides), ("correction", self.corrections)):
             found, after, before = _in_force(candidates, seller, names, at)
             start, end = max(start, after), min(end, before)

@@ -1,0 +1,227 @@
+"""The user's prices: what is accepted, what a file holds, which one counts."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genops_ctx.core.errors import ConfigurationError
+from genops_ctx.core.records import Usage
+from genops_ctx.pricing.catalogue import Catalogue
+from genops_ctx.pricing.overrides import (
+    PriceOverride,
+    PriceTier,
+    load_overrides,
+    moment,
+    overrides_path,
+    save_overrides,
+)
+
+from .strategies import amounts
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+MILLION = Usage("acme", "m", input_tokens=1_000_000)
+
+
+def test_every_way_to_say_when() -> None:
+    instant = datetime(2026, 1, 31, tzinfo=UTC)
+    for when in (
+        date(2026, 1, 31),
+        instant,
+        "2026-01-31",
+        "2026-01-31T01:00:00+01:00",
+        1769817600,
+        1769817600.0,
+    ):
+        assert moment(when) == instant.timestamp()
+    assert moment(None) == -inf
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["soon", "2026-13-01", "2026-01-31T00:00:00", datetime(2026, 1, 31), nan, inf, True, [], "2026-01-31Tx"],
+)
+def test_what_is_not_a_time_is_refused(when: Any) -> None:
+    with pytest.raises(ConfigurationError, match="since"):
+        moment(when)
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [
+        ({"provider": "", "model": "m", "input": 1, "output": 1}, "needs a provider"),
+        ({"provider": "p", "model": " ", "input": 1, "output": 1}, "needs a model"),
+        ({"provider": "p", "model": 3, "input": 1, "output": 1}, "needs a model"),
+        ({"input": 1}, "needs input and output"),
+        ({"output": 1}, "needs input and output"),
+        ({}, "needs input and output"),
+        ({"input": -1, "output": 1}, "input of p/m must not be negative"),
+        ({"input": "NaN", "output": 1}, "finite"),
+        ({"input": True, "output": 1}, "not bool"),
+        ({"input": 1, "output": "cheap"}, "output of p/m is not a number"),
+        ({"input": 1, "output": 1, "per_request": "x"}, "per_request"),
+        ({"input": 1, "output": 1, "since": "2026-02-01", "until": "2026-02-01"}, "must end after"),
+        ({"input": 1, "output": 1, "priced_as": "other"}, "both priced_as and amounts"),
+        ({"tiers": (PriceTier(5, input=1),), "priced_as": "other"}, "both priced_as and amounts"),
+        ({"input": 1, "output": 1, "tiers": (PriceTier(0, input=1),)}, "whole number of tokens"),
+        ({"input": 1, "output": 1, "tiers": (PriceTier(1.5, input=1),)}, "whole number of tokens"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_price_that_is_none_is_refused(given_: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        PriceOverride(**{"provider": "p", "model": "m"} | given_)
+
+
+def test_an_exact_name_goes_before_every_model() -> None:
+    prices = Catalogue(
+        [
+            PriceOverride("acme", "m", input=1, output=0, since="2026-01-01"),
+            PriceOverride("acme", "*", input=2, output=0, since="2026-06-01"),
+        ]
+    )
+    assert prices.exact(MILLION, NOW) == 1
+    assert prices.exact(Usage("Acme", "other", input_tokens=1_000_000), NOW) == 2
+    before = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+    assert prices.exact(MILLION, before) is None
+
+
+def test_a_price_may_end() -> None:
+    until = datetime(2026, 6, 1, tzinfo=UTC)
+    prices = Catalogue([PriceOverride("openai", "gpt-4o-mini", input=9, output=9, until=until)])
+    call = Usage("openai", "gpt-4o-mini", input_tokens=1_000_000)
+    assert prices.exact(call, until.timestamp() - 0.5) == 9
+    assert prices.exact(call, until.timestamp()) == Decimal("0.15")
+    assert prices.exact(call, until.timestamp() - 0.5) == 9
+
+
+def test_the_last_given_counts_where_two_start_at_once() -> None:
+    one, two = (PriceOverride("acme", "m", input=amount, output=0, since="2026-01-01") for amount in (1, 2))
+    assert Catalogue([one, two]).exact(MILLION, NOW) == 2
+    assert Catalogue([two, one]).exact(MILLION, NOW) == 1
+
+
+def test_the_user_s_price_goes_before_a_correction_and_a_local_model() -> None:
+    prices = Catalogue(
+        [
+            PriceOverride("deepseek", "deepseek-chat", input=1, output=0),
+            PriceOverride("chatOllama", "*", input=3, output=0),
+        ]
+    )
+    assert prices.exact(Usage("chatDeepseek", "deepseek-chat", input_tokens=1_000_000), NOW) == 1
+    assert prices.exact(Usage("ollama", "llama3", input_tokens=1_000_000), NOW) == 3
+    assert prices.quote(Usage("ollama", "llama3"), NOW).version == "override"
+
+
+def test_a_price_may_be_that_of_another_model() -> None:
+    prices = Catalogue([PriceOverride("azure", "my-deployment", priced_as="gpt-4o", since="2026-01-01")])
+    call = Usage("azureChatOpenAI", "my-deployment", input_tokens=1_000_000)
+    assert prices.exact(call, NOW) == Decimal("2.50")
+    assert prices.quote(call, NOW).version.startswith("override 2026-01-01, as gpt-4o in genai-prices")
+    missing = Catalogue([PriceOverride("azure", "my-deployment", priced_as="gpt-nothing")])
+    assert missing.exact(call, NOW) is None
+
+
+def test_per_request_fees_are_added_once_per_call() -> None:
+    prices = Catalogue([PriceOverride("acme", "m", input=0, output=0, per_request="0.012")])
+    assert prices.exact(Usage("acme", "m"), NOW) == Decimal("0.012")
+    listed = Catalogue().exact(Usage("perplexity", "sonar"), NOW)
+    assert listed == Decimal("0.012")  # $12 per 1,000 requests
+
+
+optional = st.none() | amounts
+tiers = st.builds(PriceTier, above=st.integers(1, 10**9), input=amounts, output=amounts, reasoning=optional)
+overrides = st.builds(
+    PriceOverride,
+    provider=st.text(min_size=1, max_size=12).filter(str.strip),
+    model=st.text(min_size=1, max_size=12).filter(str.strip),
+    input=amounts,
+    output=amounts,
+    cache_read=optional,
+    cache_write_1h=optional,
+    per_request=optional,
+    tiers=st.lists(tiers, max_size=3).map(tuple),
+    since=st.none() | st.dates(date(2000, 1, 1), date(2100, 1, 1)),
+    source=st.text(max_size=20),
+)
+
+
+@given(st.lists(overrides, max_size=4))
+def test_a_file_keeps_prices_exactly(
+    tmp_path_factory: pytest.TempPathFactory, prices: list[PriceOverride]
+) -> None:
+    path = tmp_path_factory.mktemp("prices") / "deep" / "prices.toml"
+    save_overrides(path, prices)
+    read = load_overrides(path)
+    assert [(p.provider, p.model, p.source, p.start, p.end) for p in read] == [
+        (p.provider, p.model, p.source, p.start, p.end) for p in prices
+    ]
+    for old, new in zip(prices, read, strict=True):
+        assert old.compiled().rates() == new.compiled().rates()
+    assert [child.name for child in path.parent.iterdir()] == ["prices.toml"]
+
+
+def test_a_file_that_is_not_there_holds_no_price(tmp_path: Path) -> None:
+    assert load_overrides(tmp_path / "none.toml") == []
+
+
+def test_a_file_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(
+        '[[price]]\nprovider = "acme"\nmodel = ["m", "n"]\nsince = 2026-01-01\ninput = 0.1\noutput = 3\n'
+        'tiers = [{ above = 100, input = "0.2", output = "6" }]\nchecked = 2026-01-02\n'
+        '[[price]]\nprovider = "acme"\nmodel = "o"\nsince = 2026-01-01T00:00:00+02:00\npriced_as = "m"\n'
+    )
+    first, second, third = load_overrides(path)
+    assert (first.model, second.model, first.input) == ("m", "n", Decimal("0.1"))
+    assert first.start - third.start == 2 * 3600
+    prices = Catalogue([first])
+    assert prices.exact(Usage("acme", "m", input_tokens=100), NOW) == Decimal("0.00001")
+    assert prices.exact(Usage("acme", "m", input_tokens=101, output_tokens=1), NOW) == Decimal("0.0000262")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("price = [", "is not TOML"),
+        ("price = 3", r"\[\[price\]\] tables"),
+        ("[[price]]\nprovidr = 'x'", "price 1: unknown key 'providr'"),
+        ("[[price]]\nmodel = 'x'\ninput = 1\noutput = 1", "price 1: a price needs provider"),
+        ("[[price]]\nprovider = 'x'\ninput = 1\noutput = 1", "price 1: a price needs a model"),
+        (
+            "[[price]]\nprovider = 'x'\nmodel = 'y'\ninput = 1\noutput = 1\ntiers = [{ abov = 1 }]",
+            "tiers are tables",
+        ),
+        ("[[price]]\nprovider = 'x'\nmodel = 'y'\ninput = 1\noutput = 1\ntiers = 7", "tiers are tables"),
+        ("[[price]]\nprovider = 'x'\nmodel = 'y'\ninput = 1\noutput = 1\ntiers = [1]", "tiers are tables"),
+        (
+            "[[price]]\nprovider = 'x'\nmodel = 'y'\ninput = 1\noutput = 1\ntiers = [{ input = 1 }]",
+            "a tier needs above",
+        ),
+        (
+            "[[price]]\nprovider = 'x'\nmodel = 'y'\ninput = 'x'\noutput = 1",
+            "prices.toml, price 1: input of x/y",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=says):
+        load_overrides(path)
+
+
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GENOPS_PRICES", str(tmp_path / "mine.toml"))
+    assert overrides_path() == tmp_path / "mine.toml"
+    monkeypatch.delenv("GENOPS_PRICES")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert overrides_path() == tmp_path / "genops_ctx" / "prices.toml"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert overrides_path() == Path.home() / ".config" / "genops_ctx" / "prices.toml"
