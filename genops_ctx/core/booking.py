@@ -110,7 +110,7 @@ def _price(usage: Usage, prices: Prices, at: float) -> Line:
 
 
 def _doubted(line: Line) -> Line:
-    if line.exactness is not Exactness.EXACT:
+    if line.exactness not in (Exactness.EXACT, Exactness.UPPER):
         return line
     return replace(line, exactness=Exactness.ESTIMATED, note="the call did not end; there may be more")
 

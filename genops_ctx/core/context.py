@@ -12,7 +12,6 @@ import inspect
 import itertools
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
 from .budget import Budget, Budgets, parse_budgets
-from .errors import ConfigurationError, GovernanceWarning
+from .errors import ConfigurationError
 from .money import dollars
 from .scope import ScopedBudget, Spec
 from .totals import Costs, Totals, rows_of
@@ -44,6 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _current: ContextVar[GovernanceContext | None] = ContextVar("genops_ctx.context", default=None)
 _numbers = itertools.count(1)
 _process = os.urandom(5).hex()
+_unopened = threading.Lock()
 
 KEPT_CHILDREN = 1000
 """Contexts remembered below each context for :meth:`GovernanceContext.tree`; all are counted."""
@@ -101,6 +101,9 @@ class GovernanceContext(Costs):
         self._totals = Totals()
         self._hidden = 0
         self._children: list[GovernanceContext] | None = None
+        self._lock = _unopened
+        self._locks: Attribution = {}
+        self._windowed: tuple[ScopedBudget, ...] = spec.windowed
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -110,28 +113,25 @@ class GovernanceContext(Costs):
                 f"context {self.name!r} was opened before; call governance_context(…) for each block "
                 "(a decorator does so for each call)"
             )
-        spec = self._spec
-        outer = self._outer = _current.get()
+        spec, outer = self._spec, _current.get()
+        locks = self._locks
+        if outer is not None:
+            own, locks = spec.attribution, outer._locks
+            if own and locks:
+                check_locks(locks, own)
+            self._attribution = {**outer._attribution, **own} if own else outer._attribution
+        if spec.locked:
+            locks = {**locks, **self._lockable(spec.locked)}
+        # Nothing fails from here on: a context that does not open leaves no trace.
+        self._outer, self._locks = outer, locks
         if outer is None:
             self._lock = threading.Lock()
             self._path = (self,)
-            self._locks: Attribution = {}
-            self._windowed: tuple[ScopedBudget, ...] = spec.windowed
         else:
-            own = spec.attribution
-            if own:
-                if outer._locks:
-                    check_locks(outer._locks, own)
-                self._attribution = {**outer._attribution, **own}
-            else:
-                self._attribution = outer._attribution
             self._lock = outer._lock
             self._path = (*outer._path, self)
-            self._locks = outer._locks
             self._windowed = outer._windowed + spec.windowed if spec.windowed else outer._windowed
             self._adopt(outer)
-        if spec.locked:
-            self._locks = {**self._locks, **self._lockable(spec.locked)}
         _current.set(self)
         if self.observer is not None:
             self._state = self.observer.opened(self)
@@ -161,21 +161,10 @@ class GovernanceContext(Costs):
             _current.set(self._outer)
         if self.observer is not None:
             self.observer.closed(self, self._state, error)
-        spec = self._spec
-        if (
-            (spec.budgets or spec.windowed)
-            and error is None
-            and not spec.warned
-            and not (self._totals.calls or self._totals.refused or self._totals.reserved)
-        ):
-            spec.warned = True
-            warnings.warn(
-                f"context {self.name!r} has a budget but closed without one metered call. Likely reasons: "
-                "the calls do not go through an adapter or metered_call, or they ran in a thread that did "
-                "not inherit the context",
-                GovernanceWarning,
-                stacklevel=3,
-            )
+        spec, totals = self._spec, self._totals
+        unused = not (totals.admitted or totals.calls or totals.refused)
+        if unused and error is None and (spec.budgets or spec.windowed):
+            spec.warn_unused(self.name)
 
     def __enter__(self) -> GovernanceContext:
         self._open()
@@ -280,7 +269,7 @@ class GovernanceContext(Costs):
         with self._lock:
             lefts = [
                 budget.limit_nanos - context._totals.spent - context._totals.reserved
-                for context in self._path
+                for context in self._path or (self,)
                 for budget in context._spec.budgets
             ]
         return dollars(max(min(lefts), 0)) if lefts else None
@@ -290,7 +279,7 @@ class GovernanceContext(Costs):
         with self._lock:
             return self._snapshot()
 
-    def _snapshot(self) -> ContextTree:
+    def _snapshot(self, deep: bool = True) -> ContextTree:
         totals = self._totals
         return ContextTree(
             name=self.name,
@@ -301,7 +290,7 @@ class GovernanceContext(Costs):
             unpriced=totals.unpriced,
             exactness=totals.exactness,
             limits=tuple(budget.limit_nanos for budget in self._spec.budgets),
-            children=tuple(child._snapshot() for child in self._children or ()),
+            children=tuple(child._snapshot() for child in self._children or ()) if deep else (),
             hidden=self._hidden,
         )
 
@@ -309,7 +298,8 @@ class GovernanceContext(Costs):
         return self.tree()._repr_html_()
 
     def __repr__(self) -> str:
-        return f"<GovernanceContext {self.name!r}: {self.tree().summary}>"
+        with self._lock:
+            return f"<GovernanceContext {self.name!r}: {self._snapshot(deep=False).summary}>"
 
     # -- what the story of a call does to it --------------------------------------------------
 
@@ -365,6 +355,7 @@ class GovernanceContext(Costs):
                 return change
             for context in path:
                 context._totals.reserved += change.reserved
+                context._totals.admitted += 1
         return change
 
     def unreserve(self, amount: int) -> None:

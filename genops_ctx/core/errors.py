@@ -101,8 +101,11 @@ class BudgetExceeded(CallRefused):
 
     @property
     def remaining(self) -> Decimal:
-        """What was left, never below zero."""
-        return max(self.limit - self.spent - self.reserved, self.limit * 0)
+        """What was left, never below zero; exact whatever the caller's decimal context is."""
+        from .money import EXACT, dollars
+
+        left = EXACT.subtract(EXACT.subtract(self.limit, self.spent), self.reserved)
+        return max(left, dollars(0))
 
     def __str__(self) -> str:
         when = f" It resets at {self.resets_at.isoformat()}." if self.resets_at else ""

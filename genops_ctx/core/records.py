@@ -127,10 +127,15 @@ class Usage:
         **rest: object,
     ) -> Usage:
         """From a provider (Anthropic) whose ``input_tokens`` leaves the cached ones out."""
+        parts = (input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens)
+        if any(type(count) is not int or count < 0 for count in parts):
+            raise ConfigurationError(
+                f"input and cached tokens must be ints that are not negative, not {parts}"
+            )
         return cls(
             provider,
             model,
-            input_tokens=input_tokens + cache_read_tokens + cache_write_tokens + cache_write_1h_tokens,
+            input_tokens=sum(parts),
             output_tokens=output_tokens,
             cache_read_tokens=cache_read_tokens,
             cache_write_tokens=cache_write_tokens,

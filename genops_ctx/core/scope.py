@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from .attribution import Attribution
 from .budget import Budget
-from .errors import ConfigurationError
+from .errors import ConfigurationError, GovernanceWarning
 
 __all__ = ["ScopedBudget", "Spec"]
 
@@ -48,3 +49,16 @@ class Spec:
                     f"budget {budget.label!r} is shared over time, so its scope needs a name: "
                     "pass name= to the context, or by= to the Budget"
                 )
+
+    def warn_unused(self, name: str) -> None:
+        """Say, once, that a context with a budget closed without one metered call."""
+        if self.warned:
+            return
+        self.warned = True
+        warnings.warn(
+            f"context {name!r} has a budget but closed without one metered call. Likely reasons: "
+            "the calls do not go through an adapter or metered_call, or they ran in a thread that did "
+            "not inherit the context",
+            GovernanceWarning,
+            stacklevel=4,
+        )

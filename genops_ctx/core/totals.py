@@ -61,6 +61,7 @@ class Totals:
     spent = 0
     reserved = 0
     tokens = 0
+    admitted = 0
     calls = 0
     refused = 0
     unpriced = 0

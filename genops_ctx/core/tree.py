@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from .money import format_dollars
 from .records import Exactness, least_exact
@@ -40,8 +41,8 @@ class ContextTree:
             text += f" · {self.refused} refused"
         return text
 
-    def _lines(self, lead: str = "", joint: str = "") -> Iterator[tuple[str, str, str]]:
-        yield joint, self.name, self.summary
+    def _lines(self) -> Iterator[tuple[str, str, str]]:
+        yield "", self.name, self.summary
         last = len(self.children) - 1
         for index, child in enumerate(self.children):
             end = index == last and not self.hidden
@@ -56,10 +57,12 @@ class ContextTree:
     def __str__(self) -> str:
         return "\n".join(f"{joint}{name}  {summary}" for joint, name, summary in self._lines())
 
-    def __rich_console__(self, console: object, options: object) -> Iterator[str]:
-        """For ``rich``: the same lines with the names in bold."""
+    def __rich_console__(self, console: Any, options: object) -> Iterator[object]:
+        """For ``rich``: the same lines with the names in bold, and nothing in them read as markup."""
         for joint, name, summary in self._lines():
-            yield f"{joint}[bold]{name.replace('[', chr(92) + '[')}[/bold]  {summary}"
+            line = console.render_str(f"{joint}{name}  {summary}", markup=False, emoji=False, highlight=False)
+            line.stylize("bold", len(joint), len(joint) + len(name))
+            yield line
 
     def _repr_html_(self) -> str:
         """For notebooks: nested lists; names are escaped."""

@@ -1,0 +1,119 @@
+"""How much to set aside: the ladder, step by step."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genops_ctx.core.admission import Expectation, Forecast, expected_amount, percentile_99
+from genops_ctx.core.budget import Budget
+from genops_ctx.core.errors import ConfigurationError, PriceUnknown
+
+FIVE = Budget(5)
+TYPICAL = "99th percentile of earlier charges of this flow"
+ESTIMATE = "estimate from the flow's models and the length of the input"
+CEILING = "ceiling of the flow's token limits"
+DEFAULT = "default reservation, $0.25, since nothing is known of the call yet"
+
+
+def test_without_a_budget_nothing_is_set_aside() -> None:
+    assert expected_amount((), Forecast(typical=5), 7) == Expectation(
+        0, "no budget in scope", at_most=True, free=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("forecast", "max_cost", "want"),
+    [
+        # a promise comes first, over all that is known, and is not cut
+        (Forecast(9, 8, 3), 7, Expectation(7, "max_cost", at_most=False)),
+        (Forecast(free=True), 7, Expectation(7, "max_cost", at_most=False)),
+        (Forecast(9, 8, 3), 0, Expectation(0, "max_cost", at_most=False, free=True)),
+        # a free flow
+        (Forecast(9, 8, 3, free=True), None, Expectation(0, "every model of the flow is free", free=True)),
+        # what it cost before, then the estimate, then the default
+        (Forecast(9, 8, None), None, Expectation(9, TYPICAL)),
+        (Forecast(None, 8, None), None, Expectation(8, ESTIMATE)),
+        (Forecast(), None, Expectation(250_000_000, DEFAULT)),
+        # nothing but a free flow sets nothing aside
+        (Forecast(0, 8, None), None, Expectation(1, TYPICAL)),
+        (Forecast(None, 0, None), None, Expectation(1, ESTIMATE)),
+        # an estimate that leaves models out is none
+        (Forecast(None, 8, None, unpriced=("x",)), None, Expectation(250_000_000, DEFAULT)),
+        (Forecast(9, 8, None, unpriced=("x",)), None, Expectation(9, TYPICAL)),
+        # the ceiling only caps
+        (Forecast(9, 8, 3), None, Expectation(3, CEILING)),
+        (Forecast(None, 8, 7), None, Expectation(7, CEILING)),
+        (Forecast(None, None, 7), None, Expectation(7, CEILING)),
+        (Forecast(9, 8, 9), None, Expectation(9, TYPICAL)),
+        (Forecast(9, 8, 10**12), None, Expectation(9, TYPICAL)),
+    ],
+)
+def test_the_ladder(forecast: Forecast, max_cost: int | None, want: Expectation) -> None:
+    assert expected_amount([FIVE], forecast, max_cost) == want
+
+
+def test_the_smallest_default_of_several_budgets() -> None:
+    budgets = [Budget(100), Budget(5), Budget(50, default_reservation="0.30")]
+    assert expected_amount(budgets, Forecast()) == Expectation(250_000_000, DEFAULT)
+
+
+STRICT = Budget(5, admission="strict")
+
+
+def test_strict_takes_the_ceiling_and_does_not_cut_it() -> None:
+    want = Expectation(30, CEILING, at_most=False)
+    assert expected_amount([FIVE, STRICT], Forecast(9, 8, 30)) == want
+    assert expected_amount([STRICT], Forecast(None, None, 30)) == want
+
+
+def test_strict_takes_a_promise_and_lets_a_free_flow_through() -> None:
+    assert expected_amount([STRICT], Forecast(), 7) == Expectation(7, "max_cost", at_most=False)
+    assert expected_amount([STRICT], Forecast(free=True)).free
+
+
+def test_strict_without_a_ceiling_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="pass max_cost="):
+        expected_amount([FIVE, STRICT], Forecast(9, 8, None))
+
+
+def test_an_unpriced_model_is_refused_where_a_budget_says_so() -> None:
+    block = Budget(5, on_unpriced="block")
+    for max_cost in (None, 7):
+        with pytest.raises(PriceUnknown, match="no price is known for gpt-x, llm-y"):
+            expected_amount([FIVE, block], Forecast(9, 8, 7, unpriced=("gpt-x", "llm-y")), max_cost)
+    assert expected_amount([block], Forecast(9)).amount == 9
+    assert expected_amount([Budget(5, on_unpriced="allow")], Forecast(9, unpriced=("x",))).amount == 9
+
+
+@pytest.mark.parametrize(
+    ("costs", "want"),
+    [
+        ([], None),
+        ([7] * 19, None),
+        ([7] * 20, 7),
+        (range(1, 21), 20),  # of 20, the largest
+        (range(1, 100), 99),
+        (range(1, 101), 99),  # of 100, the 99th
+        (range(200, 0, -1), 198),
+        ([*[1] * 98, 50, 60], 50),
+    ],
+)
+def test_percentile_by_hand(costs: list[int], want: int | None) -> None:
+    assert percentile_99(list(costs)) == want
+
+
+@given(st.lists(st.integers(0, 50), min_size=20, max_size=300))
+def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[int]) -> None:
+    found = percentile_99(costs)
+    assert found in costs
+
+    def share(at_most: int) -> Fraction:
+        return Fraction(sum(cost <= at_most for cost in costs), len(costs))
+
+    assert found is not None
+    assert share(found) >= Fraction(99, 100)
+    assert share(found - 1) < Fraction(99, 100)
