@@ -178,6 +178,8 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         transport = self._link()
         flow = self._directory.resolve(reference, transport, limits)
         definition = self._definition(flow, limits, must_exist=stream)
+        if definition is not None and definition.name:
+            flow = flow._replace(name=definition.name)
         if route == "evaluation" and not stream and not _is_agentflow(definition):
             body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
         # An id of our own, where the caller has none, finds the execution record of a failed run.
