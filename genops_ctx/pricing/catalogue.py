@@ -63,14 +63,11 @@ class Catalogue:
     @property
     def data(self) -> PriceData:
         """The price data, loaded now if it was not before (0.2 s)."""
-        if self._data is None:
+        data = self._data
+        if data is None:
             with self._lock:
-                if self._data is None:
-                    from .data import PriceData
-                    from .updates import load_data
-
-                    self._data = (load_data() if self._updated else None) or PriceData()
-        return self._data
+                data = self._data = self._data or _load(self._updated)
+        return data
 
     @property
     def corrections(self) -> tuple[PriceOverride, ...]:
@@ -239,6 +236,13 @@ def _in_force(
     return found, start, end
 
 
+def _load(updated: bool) -> PriceData:
+    from .data import PriceData
+    from .updates import load_data
+
+    return (load_data() if updated else None) or PriceData()
+
+
 def _day(at: float) -> str:
     from datetime import UTC, datetime
 
@@ -252,8 +256,6 @@ _default_lock = threading.Lock()
 def default_catalogue() -> Catalogue:
     """The catalogue of this process: the user's price file over the shipped data. Made once."""
     global _default
-    if _default is None:
-        with _default_lock:
-            if _default is None:
-                _default = Catalogue(load_overrides(overrides_path()))
-    return _default
+    with _default_lock:
+        _default = _default or Catalogue(load_overrides(overrides_path()))
+        return _default

@@ -129,7 +129,7 @@ class FlowiseCostCalculator:
             flow_name=_either(flow_name, chatflow_name, "flow_name") or identity,
             pricing_tier=self.pricing_tier,
             lines=tuple(lines),
-            token_costs=MappingProxyType(kinds),
+            token_costs=kinds,
             at=when,
             execution_duration_ms=execution_duration_ms,
         )
