@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
 from .core.attribution import check_locks
@@ -55,6 +55,9 @@ KEPT_COSTS = 200
 
 class Runtime:
     """What the entry points of one process share. Users reach it by :func:`configure` only."""
+
+    listeners: ClassVar[list[Callable[[Charge], object]]] = []
+    """told of every charge of this process once it is booked; for tests (``genops_ctx.testing.capture``)"""
 
     def __init__(
         self,
@@ -190,7 +193,9 @@ class Runtime:
         return None
 
     def finished(self, charge: Charge) -> None:
-        """Learn from a charge what the next call of its flow will probably cost."""
+        """Tell who listens, and learn from a charge what the next call of its flow will probably cost."""
+        for tell in tuple(self.listeners):
+            tell(charge)
         if charge.outcome != Outcome.COMPLETED or charge.unpriced:
             return
         with self._costs_lock:

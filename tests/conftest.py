@@ -1,4 +1,4 @@
-"""What all tests share: how hard Hypothesis tries.
+"""What all tests share: how hard Hypothesis tries, and a runtime of their own for each.
 
 ``dev`` (the default) tries new examples each run and remembers failures; ``ci`` (chosen where the
 variable CI is set) tries the same ones every time, so that a red run can be repeated. Another is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # no deadline: on a busy machine one slow example says nothing about the code
@@ -22,3 +23,30 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def strange_settings_removed():
+    """The variables that the package reads: a developer's own must not change what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in tuple(os.environ):
+            if name.startswith(("FLOWISE_", "GENOPS_")) and name not in KEPT:
+                patch.delenv(name)
+        yield
+
+
+KEPT = frozenset({"FLOWISE_HOME"})
+"""Where tests/real keep the Flowise that they install."""
+
+
+@pytest.fixture(autouse=True)
+def governed_in_memory(genops_runtime):
+    """Nothing that one test books or configures is seen by the next."""
+    return genops_runtime
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """Run where there is no settings file."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

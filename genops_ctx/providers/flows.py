@@ -22,7 +22,7 @@ from .errors import (
 )
 from .transport import Limits, Transport
 
-__all__ = ["Flow", "FlowDirectory", "directory_of"]
+__all__ = ["Flow", "FlowDirectory", "directory_of", "forget_directories"]
 
 LIST_SECONDS = 60.0
 DEFINITION_SECONDS = 300.0
@@ -171,3 +171,9 @@ def directory_of(base_url: str, api_key: str | None) -> FlowDirectory:
             if len(_directories) > KEPT_DIRECTORIES:
                 _directories.popitem(last=False)
         return directory
+
+
+def forget_directories() -> None:
+    """Forget every flow; for tests, where another server may come to have the same address."""
+    with _directories_lock:
+        _directories.clear()

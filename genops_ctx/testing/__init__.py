@@ -1,4 +1,4 @@
-"""For tests of code that calls Flowise: a stand-in server, a model stub, a fixed clock.
+"""For tests of code that calls Flowise: a stand-in server, a model stub, a fixed clock, capture().
 
 Loaded on first use; :mod:`genops_ctx.testing.plugin` makes pytest fixtures of them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .charges import capture
     from .clock import FixedClock
     from .flowise import FlowiseStandIn, SeenRequest
     from .flows import GUIDE_FLOWS, Flow, ModelNode, RateLimit
@@ -24,6 +25,7 @@ __all__ = [
     "ModelStub",
     "RateLimit",
     "SeenRequest",
+    "capture",
 ]
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "ModelStub": "model_stub",
     "RateLimit": "flows",
     "SeenRequest": "flowise",
+    "capture": "charges",
 }
 
 

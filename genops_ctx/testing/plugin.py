@@ -6,6 +6,7 @@ pytest is imported here; each fixture imports what it gives.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,37 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..runtime import Runtime
     from .clock import FixedClock
     from .flowise import FlowiseStandIn
     from .model_stub import ModelStub
+
+
+@pytest.fixture
+def genops_runtime() -> Iterator[Runtime]:
+    """A fresh runtime in memory: no charge, account or budget of another test, no file, no setting.
+
+    Environment variables and TOML files are not read for it (``configure()`` in a test reads them as
+    ever), and nothing is written. The runtime before it comes back afterwards. For every test of a
+    project, in its conftest.py::
+
+        @pytest.fixture(autouse=True)
+        def governed_in_memory(genops_runtime): ...
+    """
+    from ..core.context import _current
+    from ..runtime import Runtime, reset_runtime
+    from ..settings import Settings
+
+    runtime = Runtime(Settings())
+    before = reset_runtime(runtime)
+    # A context that a failed test left open would pay for the calls of the next.
+    _current.set(None)
+    flows = sys.modules.get("genops_ctx.providers.flows")
+    if flows is not None:
+        flows.forget_directories()
+    yield runtime
+    reset_runtime(before)
+    _current.set(None)
 
 
 @pytest.fixture
