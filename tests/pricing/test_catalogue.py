@@ -354,3 +354,39 @@ def test_what_changes_between_two_states_of_the_data() -> None:
             "input $1, output $4; above 10: input $9, output $4",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("ft:gpt-4o-mini-2024-07-18:acme::abc", "ft:gpt-4o-mini"),  # what follows is the fine-tune's own name
+        ("gpt-4o-mini-2024-07-18.ft-abc", "gpt-4o-mini-2024-07-18.ft-"),
+        ("gpt-4o-audio-preview-2025-06-03", "gpt-4o-audio-preview"),
+        ("gpt-5.6-luna-2026-08-01", "gpt-5.6-luna"),
+        ("gpt-4o-mini-audio-nonsense", "gpt-4o-mini-audio-nonsense"),
+    ],
+)
+def test_what_may_surround_a_known_name(name: str, listed: str) -> None:
+    assert Catalogue().listed_as("openai", name) == listed
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "listed"),
+    [
+        ("anthropic", "claude-3-5-sonnet-20241022", "claude-3-5-sonnet"),
+        ("google", "claude-opus-4-5@20251101", "claude-opus-4-5"),
+        ("google", "gemini-1.5-flash-002", "gemini-1.5-flash"),
+        ("google", "gemini-2.5-pro-preview-05-06", "gemini-2.5-pro"),
+        ("google", "gemma-3-27b-it", "gemma-3"),
+        (
+            "aws",
+            "eu.anthropic.claude-3-haiku-20240307-v1:0",
+            "regional.anthropic.claude-3-haiku-20240307-v1:0",
+        ),
+        ("aws", "global.anthropic.claude-opus-4-5-20251101-v1:0", "global.anthropic.claude-opus-4-5-v1:0"),
+        ("aws", "apac.amazon.nova-pro-v1:0", "amazon.nova-pro-v1:0"),
+        ("aws", "us.acme.nova.amazon.nova-pro-v1:0", "us.acme.nova.amazon.nova-pro-v1:0"),
+    ],
+)
+def test_dates_versions_and_regions_do_not_change_the_model(provider: str, name: str, listed: str) -> None:
+    assert Catalogue().listed_as(provider, name) == listed

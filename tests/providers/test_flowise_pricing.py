@@ -403,6 +403,10 @@ def test_long_prompts_are_priced_at_the_usual_size() -> None:
     assert advise(calls[1:], classes={"none": {"members": [], "offered": []}})["recommendations"] == []
 
 
+def test_prompts_of_one_size_are_not_long() -> None:
+    assert advise([GPT_4] * 6, classes={"none": {"members": [], "offered": []}})["recommendations"] == []
+
+
 def test_a_long_prompt_keeps_what_of_it_was_cached() -> None:
     """All of the usual size was cached anyway: 1,000 at $0.30 stay."""
     small = {
