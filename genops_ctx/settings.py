@@ -49,7 +49,7 @@ class Settings:
         for name in ("store", "ledger"):
             if getattr(self, name) != "memory://":
                 raise ConfigurationError(
-                    f"{name}={getattr(self, name).partition('@')[0]!r} is not available in this version; "
+                    f"{name} {getattr(self, name).partition('://')[0][:20]!r} is not available in this version; "
                     "it has memory://"
                 )
 

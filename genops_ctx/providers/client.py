@@ -13,7 +13,7 @@ from ..settings import environment_attribution
 from .flows import FlowDirectory, directory_of
 from .transport import Limits, Transport, check_base_url, new_session
 
-__all__ = ["FlowiseClient", "check_metering", "one_of"]
+__all__ = ["FlowiseClient", "check_api_key", "check_metering", "one_of"]
 
 METERINGS = ("auto", "evaluation", "estimate")
 TRANSPORT_KEYWORDS = ("timeout",)
@@ -61,7 +61,7 @@ class FlowiseClient:
     ) -> None:
         settings = get_runtime().settings
         self.base_url = check_base_url(base_url or os.environ.get("FLOWISE_BASE_URL") or settings.base_url)
-        self.api_key = _check_key(api_key or os.environ.get("FLOWISE_API_KEY") or settings.api_key)
+        self.api_key = check_api_key(api_key or os.environ.get("FLOWISE_API_KEY") or settings.api_key)
         given = {
             "team": team,
             "project": project,
@@ -165,7 +165,8 @@ class FlowiseClient:
         return limits
 
 
-def _check_key(key: object) -> str | None:
+def check_api_key(key: object) -> str | None:
+    """The key without spaces around it; None for none. Raises :class:`ConfigurationError`."""
     if key is None:
         return None
     if not isinstance(key, str) or not key.isascii() or not key.isprintable() or " " in key.strip():
@@ -174,6 +175,7 @@ def _check_key(key: object) -> str | None:
 
 
 def check_metering(route: object) -> str:
+    """The metering route; raises :class:`ConfigurationError` for an unknown one."""
     if route not in METERINGS:
         raise ConfigurationError(f"metering must be one of {', '.join(METERINGS)}, not {route!r}")
     return str(route)
