@@ -228,7 +228,7 @@ def _network_error(what: str, current: Exchange, error: BaseException) -> Flowis
     left = _has_left(current, causes)
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         raise ConfigurationError(f"{what} failed: the URL is not valid; check base_url") from None
-    if any(isinstance(cause, _TIMEOUTS) for cause in causes):
+    if any(_is_timeout(cause) for cause in causes):
         if not left:
             failed: FlowiseError = FlowiseTimeoutError(
                 f"{what} failed: no connection in time. Is Flowise running and reachable there?"
@@ -257,6 +257,11 @@ def _network_error(what: str, current: Exchange, error: BaseException) -> Flowis
 
 
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+
+
+def _is_timeout(cause: BaseException) -> bool:
+    # urllib3 derives a refused connection from its timeouts.
+    return isinstance(cause, _TIMEOUTS) and not isinstance(cause, urllib3.exceptions.NewConnectionError)
 
 
 def _has_left(current: Exchange, causes: list[BaseException]) -> bool:
