@@ -13,21 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .books import Books
+from .core.accounts import Watch
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
 from .core.attribution import check_locks
 from .core.budget import Budget, Budgets, parse_budgets
-from .core.call import (
-    Append,
-    Call,
-    Effect,
-    Hold,
-    LookUp,
-    Settle,
-    new_operation,
-)
+from .core.call import Book, Call, Effect, Hold, LookUp, new_operation
 from .core.context import GovernanceContext
 from .core.errors import ConfigurationError
-from .core.money import format_dollars, nanos_up, parse_dollars
+from .core.money import nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
@@ -70,8 +64,7 @@ class Runtime:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.store: AccountStore = store if store is not None else MemoryStore()
-        self.ledger: Ledger = ledger if ledger is not None else MemoryLedger()
+        self.books = Books(store if store is not None else MemoryStore(), ledger or MemoryLedger())
         self.clock = clock
         self.spans = Spans(tracer_provider)
         self._prices = prices
@@ -139,6 +132,10 @@ class Runtime:
         limit = None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost"))
         scoped, budgets = self.budgets_in_scope(context)
         now = self.clock()
+
+        def watches(at: float) -> tuple[Watch, ...]:
+            return tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
+
         if spent_already:
             expectation = SPENT_ALREADY
         else:
@@ -148,13 +145,15 @@ class Runtime:
             operation=_operation(idempotency_key),
             attribution=merged,
             expectation=expectation,
-            watches=tuple(budget.watch(merged, now, owner) for budget, owner in scoped),
+            watches=watches(now),
             started_at=now,
             deadline=deadline,
             flow=flow,
             keyed=idempotency_key is not None,
             books_unpriced=any(budget.on_unpriced == "reserve" for budget in budgets),
             enforced=self.settings.mode == "enforce",
+            rewatch=watches,
+            needs_store=_needs_store(scoped, self.settings.mode),
         )
 
     def _forecast(
@@ -173,23 +172,15 @@ class Runtime:
         return replace(forecast(), typical=percentile_99(earlier))
 
     def perform(self, effect: Effect) -> object:
-        """Do what a story asks for.
-
-        Once the call is made, a ledger or store that fails is logged and never fails the user's call.
-        """
+        """Do what a story asks for."""
         if isinstance(effect, Hold):
-            return self.store.reserve(effect.wish, effect.now)
+            return self.books.reserve(effect.wish, effect.now)
         if isinstance(effect, LookUp):
-            return tuple(self.ledger.charges(effect.operation))
-        try:
-            if isinstance(effect, Append):
-                self.ledger.append(effect.charge)
-            elif isinstance(effect, Settle):
-                self.store.settle(*effect)
-            else:
-                self.store.release(*effect)
-        except Exception:
-            log.exception("%s failed; the books of this call are not complete", type(effect).__name__)
+            return tuple(self.books.ledger.charges(effect.operation))
+        if isinstance(effect, Book):
+            self.books.book(effect.charge, effect.settles)
+        else:
+            self.books.release(effect.hold, effect.now)
         return None
 
     def finished(self, charge: Charge) -> None:
@@ -223,9 +214,7 @@ class Runtime:
         now = self.clock()
         if now >= self._next_reap:
             self._next_reap = now + REAP_EVERY
-            for name, hold in self.store.reap(now):
-                lost = format_dollars(hold.amount)
-                log.warning("reservation %s of %s expired and is booked as lost", name, lost)
+            self.books.catch_up(now)
 
     def drain(self) -> None:
         """Run what finalizers have queued: they themselves must not lock or wait."""
@@ -257,6 +246,13 @@ def _run(job: Callable[[], object]) -> None:
         job()
     except Exception:
         log.exception("an abandoned call could not be finished")
+
+
+def _needs_store(scoped: tuple[ScopedBudget, ...], mode: str) -> bool:
+    """Without a windowed budget the store is asked for an idempotency key only: then it must answer."""
+    if mode != "enforce":
+        return False
+    return not scoped or any(item.budget.on_store_error == "block" for item in scoped)
 
 
 def _windowed(budget: Budget) -> Budget:

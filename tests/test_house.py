@@ -26,6 +26,7 @@ FLOORS = {
     "pricing": 1,
     "wire": 1,
     # 2: what is built once
+    "books": 2,
     "runtime": 2,
     "settings": 2,
     "telemetry": 2,

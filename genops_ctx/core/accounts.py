@@ -18,20 +18,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = [
     "Account",
     "Change",
+    "Control",
     "Hold",
     "HoldState",
     "Refusal",
     "Reserve",
     "Watch",
+    "WrongWindow",
+    "accounts_of",
     "expire",
+    "kept_until",
     "extend",
     "release",
     "reserve",
@@ -67,17 +72,36 @@ class Hold(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """One limit on one account, in nano-dollars.
-
-    ``enforced`` is False for limits that only warn; those are reported, never refused.
-    """
+    """One limit on one account, in nano-dollars; times in epoch seconds."""
 
     account: str
+    """where the call is booked"""
     limit: int
     budget: str
+    """name of the budget, for people"""
     scope: str
+    """whom the account belongs to, for people"""
     ends_at: float | None = None
+    """end of the account's window, exclusive; None where it has none"""
     enforced: bool = True
+    """False for limits that only warn: those are reported, never refused"""
+    starts_at: float = 0.0
+    also: tuple[str, ...] = ()
+    """further accounts that count against the limit: the earlier parts of a sliding window"""
+    before: str = ""
+    """the account of the period before, whose unused part is added to the limit"""
+    control: str = ""
+    """key of what an operator has said of the scope (:class:`Control`)"""
+
+
+class Control(NamedTuple):
+    """What an operator has said of a scope."""
+
+    frozen: bool = False
+    """refuse everything, also what costs nothing"""
+    granted: int = 0
+    """nano-dollars on top of the limit, until ``granted_until``"""
+    granted_until: float = 0.0
 
 
 class Reserve(NamedTuple):
@@ -95,6 +119,8 @@ class Reserve(NamedTuple):
     free: bool = False
     keyed: bool = False
     """the user named the operation, so its end is remembered"""
+    memo: str = ""
+    """what a charge of it will say, kept with the hold for the case that nobody finishes it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +130,16 @@ class Refusal:
     watch: Watch
     account: Account
     wanted: int
+    limit: int
+    """the limit with grants and what rolled over"""
+    frozen: bool = False
+
+
+class WrongWindow(NamedTuple):
+    """The watches are of another window than the store's clock is in; they must be made anew."""
+
+    now: float
+    """the store's time, epoch seconds"""
 
 
 class Change(NamedTuple):
@@ -117,48 +153,89 @@ class Change(NamedTuple):
 
 
 _NOTHING = Account()
+_UNCONTROLLED = Control()
+_NO_CONTROLS: Mapping[str, Control] = MappingProxyType({})
 
 
-def reserve(wish: Reserve, accounts: Mapping[str, Account], hold: Hold | None = None) -> Change | Refusal:
+def reserve(
+    wish: Reserve,
+    accounts: Mapping[str, Account],
+    hold: Hold | None = None,
+    controls: Mapping[str, Control] = _NO_CONTROLS,
+    now: float = 0.0,
+) -> Change | Refusal | WrongWindow:
     """Set the amount aside on every account, or on none.
 
     With an existing ``hold`` (the same attempt, reserved before) nothing changes and that hold
-    comes back: the caller sees by its state whether it is in flight or over.
+    comes back: the caller sees by its state whether it is in flight or over. ``accounts`` are those
+    that :func:`accounts_of` names, ``controls`` those of the watches, ``now`` the store's clock.
     """
     if hold is not None:
         return Change(hold, 0, 0)
     amount = 0 if wish.free else wish.amount
     tightest: Refusal | None = None
     least = amount
+    soft = []
     for watch in wish.watches:
-        if not watch.enforced or wish.free:
-            continue
-        account = accounts.get(watch.account, _NOTHING)
-        left = watch.limit - account.spent - account.reserved
-        if left < amount and (tightest is None or left < least):
-            tightest = Refusal(watch, account, amount)
+        if now < watch.starts_at or (watch.ends_at is not None and now >= watch.ends_at):
+            return WrongWindow(now)
+        control = controls.get(watch.control, _UNCONTROLLED)
+        limit = _limit(watch, control, accounts, now)
+        account = _counted(watch, accounts)
+        left = limit - account.spent - account.reserved
+        if not watch.enforced:
+            soft.append((watch, -1 if control.frozen else left))
+        elif control.frozen:
+            return Refusal(watch, account, amount, limit, frozen=True)
+        elif left < amount and not wish.free and (tightest is None or left < least):
+            tightest = Refusal(watch, account, amount, limit)
             least = left
     if tightest is not None:
         if not wish.at_most or least <= 0:
             return tightest
         amount = least
     names = tuple(dict.fromkeys([watch.account for watch in wish.watches]))
-    return Change(
-        Hold(HoldState.HELD, amount, 0, names, wish.expires_at),
-        0,
-        amount,
-        _passed(wish.watches, accounts, amount),
-    )
+    passed = tuple(watch for watch, left in soft if left < amount)
+    return Change(Hold(HoldState.HELD, amount, 0, names, wish.expires_at), 0, amount, passed)
 
 
-def _passed(watches: Sequence[Watch], accounts: Mapping[str, Account], amount: int) -> tuple[Watch, ...]:
-    soft = []
-    for watch in watches:
-        if not watch.enforced:
-            account = accounts.get(watch.account, _NOTHING)
-            if account.spent + account.reserved + amount > watch.limit:
-                soft.append(watch)
-    return tuple(soft)
+def _counted(watch: Watch, accounts: Mapping[str, Account]) -> Account:
+    account = accounts.get(watch.account, _NOTHING)
+    if not watch.also:
+        return account
+    counted = [account, *(accounts.get(key, _NOTHING) for key in watch.also)]
+    return Account(sum(item.spent for item in counted), sum(item.reserved for item in counted))
+
+
+def _limit(watch: Watch, control: Control, accounts: Mapping[str, Account], now: float) -> int:
+    limit = watch.limit
+    if watch.before:
+        limit += max(watch.limit - sum(accounts.get(watch.before, _NOTHING)), 0)
+    if now < control.granted_until:
+        limit += control.granted
+    return limit
+
+
+def accounts_of(wish: Reserve) -> tuple[str, ...]:
+    """Every account that :func:`reserve` looks at, each once."""
+    names: dict[str, None] = {}
+    for watch in wish.watches:
+        names[watch.account] = None
+        names.update(dict.fromkeys(watch.also))
+        if watch.before:
+            names[watch.before] = None
+    return tuple(names)
+
+
+def kept_until(watch: Watch) -> float | None:
+    """When nobody can ask for the watch's account any more (epoch seconds); None for never.
+
+    A sliding window counts it for as many parts as it has, a rollover for one period more.
+    """
+    if watch.ends_at is None:
+        return None
+    length = watch.ends_at - watch.starts_at
+    return watch.ends_at + max(length * (len(watch.also) + 2), 86_400.0)
 
 
 def settle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ from .records import Charge, CostSource, Exactness, Line, LineKind, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .call import Admitted
-    from .ports import Prices
+    from .call import Admitted, Call
+    from .context import GovernanceContext
+    from .ports import Lost, Prices
 
-__all__ = ["Report", "book"]
+__all__ = ["Report", "book", "charge_of_loss", "hold_id", "memo_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,40 @@ class Report:
     costs: tuple[Line, ...] = ()
     flags: tuple[str, ...] = ()
     trace_id: str = ""
+
+
+def hold_id(operation: str, attempt: int) -> str:
+    """The identity of one attempt's reservation and charge."""
+    return f"{operation}#{attempt}"
+
+
+def memo_of(call: Call, context: GovernanceContext | None) -> str:
+    """What the store keeps with a reservation, so that its loss can be booked by another process."""
+    path = [] if context is None else [scope.id for scope in context.path]
+    return json.dumps(
+        [call.name, call.flow, dict(call.attribution), path, call.started_at], separators=(",", ":")
+    )
+
+
+def charge_of_loss(lost: Lost) -> Charge:
+    """The charge of an attempt that nobody finished: all that was reserved, source ``lost``."""
+    operation, _, attempt = lost.name.rpartition("#")
+    name, flow, attribution, path, started_at = json.loads(lost.memo or '["?", "", {}, [], 0]')
+    return Charge(
+        id=lost.name,
+        operation=operation,
+        attempt=int(attempt),
+        name=name,
+        flow=flow,
+        outcome=Outcome.EXPIRED,
+        lines=(_lost(lost.hold.amount),),
+        attribution=attribution,
+        context_path=tuple(path),
+        started_at=started_at,
+        ended_at=lost.hold.expires_at,
+        reserved_nanos=lost.hold.amount,
+        accounts=lost.hold.accounts,
+    )
 
 
 def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
@@ -72,7 +108,7 @@ def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
         ended_at=report.ended_at,
         reserved_nanos=admitted.reserved,
         accounts=admitted.accounts,
-        flags=report.flags,
+        flags=(*admitted.flags, *report.flags),
         trace_id=report.trace_id,
     )
 

@@ -12,13 +12,14 @@ from .accounts import Watch
 from .attribution import UNALLOCATED, near_miss
 from .errors import ConfigurationError
 from .money import Amount, format_dollars, nanos_down, parse_dollars
-from .windows import Window, check_time_zone, parse_window, period_of
+from .windows import Sliding, Window, check_time_zone, parse_window, period_of
 
 __all__ = ["Budget", "Budgets", "parse_budgets"]
 
 ADMISSIONS = ("expected", "strict")
 ON_EXCEEDED = ("block", "warn")
 ON_UNPRICED = ("reserve", "block", "allow")
+ON_STORE_ERROR = ("block", "allow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Budget:
 
     Without ``window`` it belongs to the context that opens with it: $5 for each invocation of a
     decorated function. With a window (``minute``, ``hour``, ``day``, ``week``, ``month``,
-    ``total``) it watches an account that all such contexts share.
+    ``total``, or a sliding ``90m``, ``24h``, ``7d``) it watches an account that all such contexts
+    share.
 
     Args:
         limit: dollars; 0 allows only what costs nothing.
@@ -43,12 +45,15 @@ class Budget:
             unless given.
         on_exceeded: ``block`` raises :class:`BudgetExceeded`, ``warn`` lets the call through and
             warns.
+        on_store_error: where the shared store does not answer: ``block`` refuses the call, ``allow``
+            lets it through and books it once the store is back.
+        rollover: what one period leaves is added to the limit of the next (never further).
         on_unpriced: for a model without a known price: ``reserve`` books what was set aside,
             flagged; ``block`` refuses; ``allow`` books nothing, flagged.
     """
 
     limit: Amount
-    window: Window | str | None = None
+    window: Window | Sliding | str | None = None
     by: str | tuple[str, ...] = field(default=(), kw_only=True)
     limits: Mapping[str, Amount] | None = field(default=None, kw_only=True, hash=False)
     name: str | None = field(default=None, kw_only=True)
@@ -57,6 +62,8 @@ class Budget:
     default_reservation: Amount | None = field(default=None, kw_only=True)
     on_exceeded: str = field(default="block", kw_only=True)
     on_unpriced: str = field(default="reserve", kw_only=True)
+    on_store_error: str = field(default="block", kw_only=True)
+    rollover: bool = field(default=False, kw_only=True)
     limit_nanos: int = field(init=False, repr=False)
     default_nanos: int = field(init=False, repr=False)
     limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
@@ -75,6 +82,11 @@ class Budget:
         _one_of("admission", self.admission, ADMISSIONS)
         _one_of("on_exceeded", self.on_exceeded, ON_EXCEEDED)
         _one_of("on_unpriced", self.on_unpriced, ON_UNPRICED)
+        _one_of("on_store_error", self.on_store_error, ON_STORE_ERROR)
+        if self.rollover not in (True, False):
+            raise ConfigurationError("rollover must be True or False")
+        if self.rollover and (not isinstance(window, Window) or window is Window.TOTAL):
+            raise ConfigurationError("rollover= needs a window that ends: minute, hour, day, week or month")
         if self.by and window is None:
             raise ConfigurationError("a budget with by= needs a window (day, month, total, …)")
         put(self, "limits_nanos", self._limits())
@@ -111,7 +123,7 @@ class Budget:
         name; empty for all calls.
         """
         window = self.window
-        if not isinstance(window, Window):
+        if not isinstance(window, Window | Sliding):
             raise ConfigurationError("a budget without a window has no shared account")
         period = period_of(window, at, self.time_zone)
         limit = self.limit_nanos
@@ -126,13 +138,20 @@ class Budget:
         else:
             scope = owner or "all calls"
             account = f"in:{quote(owner, safe='')}"
+        before = ""
+        if self.rollover:
+            before = f"{account}|{period_of(window, period.start - 1, self.time_zone).key}"
         return Watch(
             account=f"{account}|{period.key}",
             limit=limit,
             budget=self.label,
-            scope=f"{scope} ({period.key})",
+            scope=f"{scope} ({period.key.partition(':')[0] if period.also else period.key})",
             ends_at=period.end,
             enforced=self.on_exceeded != "warn",
+            starts_at=period.start,
+            also=tuple(f"{account}|{key}" for key in period.also),
+            before=before,
+            control=account,
         )
 
 
@@ -151,10 +170,10 @@ def parse_budgets(value: Budgets) -> tuple[Budget, ...]:
     return (Budget(value),)  # type: ignore[arg-type]  # checked by Budget itself
 
 
-_SHORT = re.compile(r"\s*(?P<amount>[^/]+?)\s*(?:/|\bper\b)\s*(?P<window>[A-Za-z]+)\s*\Z")
+_SHORT = re.compile(r"\s*(?P<amount>[^/]+?)\s*(?:/|\bper\b)\s*(?P<window>[A-Za-z0-9]+)\s*\Z")
 
 
-def _split(limit: Amount, window: Window | str | None) -> tuple[Amount, Window | None]:
+def _split(limit: Amount, window: Window | Sliding | str | None) -> tuple[Amount, Window | Sliding | None]:
     # No short form is long, and the pattern would take long over very many spaces.
     if isinstance(limit, str) and len(limit) <= 100 and (short := _SHORT.match(limit)):
         if window is not None:
@@ -162,7 +181,7 @@ def _split(limit: Amount, window: Window | str | None) -> tuple[Amount, Window |
         limit, window = short["amount"], short["window"]
     if window is None:
         return limit, None
-    return limit, window if isinstance(window, Window) else parse_window(str(window))
+    return limit, window if isinstance(window, Window | Sliding) else parse_window(str(window))
 
 
 def _keys(by: object) -> tuple[str, ...]:

@@ -13,12 +13,19 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .accounts import HoldState, Refusal, Reserve, Watch
+from .accounts import HoldState, Refusal, Reserve, Watch, WrongWindow
 from .admission import Expectation
-from .booking import Report, book
-from .errors import AlreadyCompleted, BudgetExceeded, CallRefused, OperationInProgress
+from .booking import Report, book, hold_id, memo_of
+from .errors import (
+    AlreadyCompleted,
+    BudgetExceeded,
+    CallRefused,
+    OperationInProgress,
+    StoreError,
+    StoreUnavailable,
+)
 from .money import dollars
-from .outcomes import BOOKINGS, Booking, Outcome
+from .outcomes import BOOKINGS, Booking
 from .ports import Held, Prices
 from .records import Charge
 
@@ -29,19 +36,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Admitted",
-    "Append",
+    "Book",
     "Call",
     "Effect",
     "Hold",
     "LookUp",
     "Refused",
     "Release",
-    "Settle",
     "admit",
     "drive",
     "drive_async",
     "finish",
-    "hold_id",
     "new_operation",
 ]
 
@@ -73,6 +78,10 @@ class Call:
     books_unpriced: bool = True
     enforced: bool = True
     """False where budgets only observe: what would have been refused is recorded instead"""
+    rewatch: Callable[[float], tuple[Watch, ...]] | None = None
+    """the watches anew for the store's own time, where it is in another window"""
+    needs_store: bool = True
+    """a budget says ``on_store_error="block"``"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,7 @@ class Admitted:
     """a budget says ``on_unpriced="reserve"``"""
     passed: tuple[str, ...] = ()
     """budgets that only warn and are passed by it"""
+    flags: tuple[str, ...] = ()
 
     @property
     def hold(self) -> str:
@@ -115,27 +125,26 @@ class Refused:
     at: float
 
 
-class Settle(NamedTuple):
-    """Effect: book the actual cost to the shared accounts."""
+class Hold(NamedTuple):
+    """Effect: reserve. Answers :class:`Held`, :class:`Refusal` or :class:`WrongWindow`."""
 
-    hold: str
-    actual: int
-    accounts: tuple[str, ...]
+    wish: Reserve
     now: float
-    completed: bool
 
 
 class Release(NamedTuple):
-    """Effect: give the reservation back."""
+    """Effect: give the reservation back. Never raises: what fails now is done later."""
 
     hold: str
     now: float
 
 
-class Append(NamedTuple):
-    """Effect: write the charge to the ledger."""
+class Book(NamedTuple):
+    """Effect: the charge into the ledger first, then to the accounts. Never raises."""
 
     charge: Charge
+    settles: bool
+    """the store has, or may have, a hold for it"""
 
 
 class LookUp(NamedTuple):
@@ -144,21 +153,9 @@ class LookUp(NamedTuple):
     operation: str
 
 
-class Hold(NamedTuple):
-    """Effect: reserve. Answers :class:`Held` or :class:`Refusal`."""
-
-    wish: Reserve
-    now: float
-
-
-Effect = Hold | Settle | Release | Append | LookUp
+Effect = Hold | Release | Book | LookUp
 T = TypeVar("T")
 Story = Generator[Effect, object, T]
-
-
-def hold_id(operation: str, attempt: int) -> str:
-    """The identity of one attempt's reservation and charge."""
-    return f"{operation}#{attempt}"
 
 
 def new_operation() -> str:
@@ -193,15 +190,27 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
     amount = held_here if context is not None else wish.amount
     attempt = 1
     stored = bool(call.watches) or call.keyed
+    flags: tuple[str, ...] = ()
     if stored:
         answer: object = None
+        wish = wish._replace(amount=amount, memo=memo_of(call, context))
         try:
-            answer = yield Hold(wish._replace(amount=amount), call.started_at)
+            answer = yield Hold(wish, call.started_at)
+            if isinstance(answer, WrongWindow) and call.rewatch is not None:
+                # The store's clock is in another window than ours: its time is the one that counts.
+                wish = wish._replace(watches=_as_enforced(call, call.rewatch(answer.now)))
+                answer = yield Hold(wish, call.started_at)
             while isinstance(answer, Held) and not answer.fresh and answer.state in TRY_AGAIN:
                 attempt += 1
-                answer = yield Hold(
-                    wish._replace(id=hold_id(call.operation, attempt), amount=amount), call.started_at
-                )
+                wish = wish._replace(id=hold_id(call.operation, attempt))
+                answer = yield Hold(wish, call.started_at)
+        except StoreError as error:
+            if call.needs_store:
+                # Nobody knows whether it was reserved: it is given back as soon as the store answers.
+                yield Release(wish.id, call.started_at)
+                return Refused(_unavailable(error), call.name, call.attribution, call.started_at)
+            answer = Held(HoldState.HELD, amount, fresh=True)
+            flags = ("store_unavailable",)
         finally:
             # A refused, cancelled or failed reserve leaves nothing behind in the contexts.
             if context is not None and not (isinstance(answer, Held) and answer.fresh):
@@ -210,6 +219,9 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
             if context is not None:
                 context.refuse()
             return _refused(call, answer)
+        if isinstance(answer, WrongWindow):
+            clock = StoreError("its clock is in another window than it says")
+            return Refused(_unavailable(clock), call.name, call.attribution, call.started_at)
         assert isinstance(answer, Held)
         if not answer.fresh:
             return (yield from _seen_before(call, answer))
@@ -228,11 +240,19 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
         started_at=call.started_at,
         reserved=amount,
         held_here=held_here,
-        accounts=tuple(dict.fromkeys(watch.account for watch in call.watches)),
+        accounts=tuple(dict.fromkeys(watch.account for watch in wish.watches)) if stored else (),
         stored=stored,
         because=expectation.because,
         books_unpriced=call.books_unpriced,
         passed=passed,
+        flags=flags,
+    )
+
+
+def _unavailable(error: StoreError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the budget store does not answer ({error}), and a budget in scope says on_store_error='block': "
+        "nothing was sent. See `genops-ctx check`, or set on_store_error='allow' for calls that must go on"
     )
 
 
@@ -250,12 +270,13 @@ def _refused(call: Call, refusal: Refusal) -> Refused:
     error = BudgetExceeded(
         budget=watch.budget,
         scope=watch.scope,
-        limit=dollars(watch.limit),
+        limit=dollars(refusal.limit),
         spent=dollars(account.spent),
         reserved=dollars(account.reserved),
         wanted=dollars(refusal.wanted),
         wanted_because=call.expectation.because,
         resets_at=resets_at,
+        frozen=refusal.frozen,
     )
     return Refused(error, call.name, call.attribution, call.started_at)
 
@@ -289,10 +310,7 @@ def finish(
         return None
     charge = book(admitted, report, prices)
     try:
-        yield Append(charge)
-        if admitted.stored:
-            completed = report.outcome is Outcome.COMPLETED
-            yield Settle(admitted.hold, charge.nanos, admitted.accounts, report.ended_at, completed)
+        yield Book(charge, admitted.stored)
     finally:
         if context is not None:
             context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))

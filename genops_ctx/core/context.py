@@ -351,7 +351,8 @@ class GovernanceContext(Costs):
                 if context._spec.budgets
             }
             change = reserve(wish, accounts)
-            if isinstance(change, Refusal):
+            if not isinstance(change, Change):
+                assert isinstance(change, Refusal), "budgets of a context have no window"
                 return change
             for context in path:
                 context._totals.reserved += change.reserved

@@ -10,7 +10,9 @@
     │   ├── BudgetExceeded              a limit would be passed
     │   ├── PriceUnknown                no price is known, and the budget says "block"
     │   ├── OperationInProgress         the same idempotency key is being sent right now
-    │   └── AlreadyCompleted            the same idempotency key was completed before
+    │   ├── AlreadyCompleted            the same idempotency key was completed before
+    │   └── StoreUnavailable            the budget store does not answer, and the budget says "block"
+    ├── StoreError                      a store failed or did not answer within its bound
     └── FlowiseError                    genops_ctx.providers.errors: also requests exceptions
 
 Messages never hold a prompt, an answer or a key.
@@ -37,6 +39,8 @@ __all__ = [
     "LockedAttributeError",
     "OperationInProgress",
     "PriceUnknown",
+    "StoreError",
+    "StoreUnavailable",
     "UnknownKeywordError",
 ]
 
@@ -75,6 +79,7 @@ class BudgetExceeded(CallRefused):
         wanted: what the call asked to set aside.
         wanted_because: how ``wanted`` came about.
         resets_at: end of the window, or None where the budget has none.
+        frozen: an operator has stopped the scope, whatever is left.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class BudgetExceeded(CallRefused):
         wanted: Decimal,
         wanted_because: str,
         resets_at: datetime | None = None,
+        frozen: bool = False,
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -97,7 +103,8 @@ class BudgetExceeded(CallRefused):
         self.wanted = wanted
         self.wanted_because = wanted_because
         self.resets_at = resets_at
-        super().__init__(budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at)
+        self.frozen = frozen
+        super().__init__(budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at, frozen)
 
     @property
     def remaining(self) -> Decimal:
@@ -108,6 +115,11 @@ class BudgetExceeded(CallRefused):
         return max(left, dollars(0))
 
     def __str__(self) -> str:
+        if self.frozen:
+            return (
+                f"budget {self.budget!r} for {self.scope} is frozen by an operator, so the call was refused "
+                "before it was sent. Thaw it with `genops-ctx budgets freeze --off`"
+            )
         when = f" It resets at {self.resets_at.isoformat()}." if self.resets_at else ""
         return (
             f"budget {self.budget!r} of {_usd(self.limit)} for {self.scope} refused the call before it "
@@ -130,6 +142,7 @@ class BudgetExceeded(CallRefused):
                     "wanted",
                     "wanted_because",
                     "resets_at",
+                    "frozen",
                 )
             },
         )
@@ -137,6 +150,14 @@ class BudgetExceeded(CallRefused):
 
 class PriceUnknown(CallRefused):
     """No price is known for a model of this flow and the budget says ``on_unpriced="block"``."""
+
+
+class StoreError(GovernanceError):
+    """A store failed, or did not answer within its bound. Calls see :class:`StoreUnavailable`."""
+
+
+class StoreUnavailable(CallRefused):
+    """The budget store does not answer, and a budget in scope says ``on_store_error="block"``."""
 
 
 class OperationInProgress(CallRefused):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from .accounts import Account, Hold, HoldState, Refusal, Reserve
+    from .accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
     from .records import Charge, Usage
 
-__all__ = ["AccountStore", "Clock", "Held", "Ledger", "Prices", "Quote"]
+__all__ = ["AccountStore", "AuditEvent", "Clock", "Held", "Ledger", "Lost", "Prices", "Quote"]
 
 
 class Clock(Protocol):
@@ -57,10 +57,24 @@ class Held:
     """names of budgets that only warn and are passed by it"""
 
 
-class AccountStore(Protocol):
-    """Accounts and holds; each method is one atomic step. Amounts in nano-dollars."""
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A reservation that expired and was booked as spent."""
 
-    def reserve(self, wish: Reserve, now: float) -> Held | Refusal: ...
+    name: str
+    hold: Hold
+    memo: str
+    """what the charge of it says, as :class:`Reserve` had it"""
+
+
+class AccountStore(Protocol):
+    """Accounts, holds and controls; each method is one atomic step. Amounts in nano-dollars.
+
+    Every method raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer
+    within its bound.
+    """
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow: ...
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         """Book the actual cost; ``accounts`` are used where the hold is no longer known."""
@@ -70,16 +84,62 @@ class AccountStore(Protocol):
 
     def extend(self, hold: str, expires_at: float) -> None: ...
 
-    def reap(self, now: float) -> Sequence[tuple[str, Hold]]:
-        """Expire what is over; the holds that were booked as lost by this call."""
+    def reap(self, now: float) -> Sequence[Lost]:
+        """Expire what is over, and return every loss that was not yet acknowledged."""
         ...
 
-    def account(self, key: str) -> Account: ...
+    def acknowledge(self, holds: Sequence[str]) -> None:
+        """The ledger has these losses."""
+        ...
+
+    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+        """The accounts of these keys (empty ones too), or all there are."""
+        ...
+
+    def adjust(self, key: str, spent: int) -> None:
+        """Add to what an account has spent; for resets (negative) and corrections."""
+        ...
+
+    def control(self, key: str) -> Control: ...
+
+    def set_control(self, key: str, control: Control) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something an operator or a policy did, for the record."""
+
+    at: float
+    """epoch seconds"""
+    action: str
+    """``grant``, ``reset``, ``freeze``, ``thaw``, ``rebuild``, ``policy`` …"""
+    subject: str
+    """the account, scope or call it was done to"""
+    actor: str = ""
+    reason: str = ""
+    nanos: int | None = None
+    until: float | None = None
 
 
 class Ledger(Protocol):
     """Where charges are kept: append-only. Appending the same charge id again changes nothing."""
 
-    def append(self, charge: Charge) -> None: ...
+    def append(self, charge: Charge, *, settled: bool = True) -> None:
+        """``settled`` False: the accounts do not have it yet, and :meth:`unsettled` gives it back."""
+        ...
 
-    def charges(self, operation: str | None = None) -> Iterable[Charge]: ...
+    def mark_settled(self, charge_ids: Sequence[str]) -> None: ...
+
+    def unsettled(self, limit: int = 100) -> Sequence[Charge]: ...
+
+    def charges(self, operation: str | None = None) -> Iterable[Charge]:
+        """In the order they were booked; of one operation where given."""
+        ...
+
+    def audit(self, event: AuditEvent) -> None: ...
+
+    def audits(self) -> Iterable[AuditEvent]: ...
+
+    def close(self) -> None: ...

@@ -6,6 +6,7 @@ long is one day, a month ends where the calendar says, and weeks begin on Monday
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 from .errors import ConfigurationError
 
-__all__ = ["Period", "Window", "check_time_zone", "parse_window", "period_of"]
+__all__ = ["Period", "Sliding", "Window", "check_time_zone", "parse_window", "period_of"]
 
 
 class Window(StrEnum):
@@ -28,6 +29,24 @@ class Window(StrEnum):
     """for ever"""
 
 
+SLIDING_PARTS = 12
+"""A sliding window is counted in so many parts and the one that is running: never less than its
+length, at most a twelfth more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """The last so many seconds, at any time."""
+
+    seconds: int
+
+    def __str__(self) -> str:
+        for unit, span in (("d", 86_400), ("h", 3_600), ("m", 60)):
+            if self.seconds % span == 0:
+                return f"{self.seconds // span}{unit}"
+        return f"{self.seconds}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """One period of a window: ``start`` inclusive, ``end`` exclusive, in epoch seconds."""
@@ -37,6 +56,8 @@ class Period:
     start: float
     end: float | None
     """None for a window that never ends"""
+    also: tuple[str, ...] = ()
+    """keys of the earlier parts that count too, in a sliding window"""
 
 
 _NAMES = {
@@ -48,14 +69,29 @@ _NAMES = {
 }
 
 
-def parse_window(text: str) -> Window:
-    """``day``, ``daily``, ``month`` …; raises :class:`ConfigurationError` for anything else."""
+_SPAN = re.compile(r"([1-9][0-9]{0,8})([smhd])\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST = 366 * 86_400
+
+
+def parse_window(text: str) -> Window | Sliding:
+    """``day``, ``daily``, ``month`` …, or the last ``90m``, ``24h``, ``7d``.
+
+    Raises :class:`ConfigurationError` for anything else.
+    """
     name = text.strip().lower()
+    if span := _SPAN.match(name):
+        seconds = int(span[1]) * _UNITS[span[2]]
+        if not SLIDING_PARTS <= seconds <= _LONGEST:
+            raise ConfigurationError(f"a sliding window has 12 seconds to 366 days, not {text[:40]}")
+        return Sliding(seconds)
     try:
         return _NAMES.get(name) or Window(name)
     except ValueError:
         choices = ", ".join(Window)
-        raise ConfigurationError(f"no such window: {text[:40]!r}; choose one of {choices}") from None
+        raise ConfigurationError(
+            f"no such window: {text[:40]!r}; choose one of {choices}, or a sliding one like 24h or 7d"
+        ) from None
 
 
 def check_time_zone(name: str) -> tzinfo:
@@ -82,12 +118,17 @@ def _zone(name: str) -> tzinfo:
         ) from None
 
 
-def period_of(window: Window, at: float, zone_name: str = "UTC") -> Period:
+def period_of(window: Window | Sliding, at: float, zone_name: str = "UTC") -> Period:
     """The period of ``window`` that holds the instant ``at``.
 
     Minutes and hours are spans of elapsed time and aligned to UTC in every zone; days, weeks and
     months are the zone's calendar.
     """
+    if isinstance(window, Sliding):
+        part = -(-window.seconds // SLIDING_PARTS)
+        index = int(at // part)
+        keys = [f"last {window}:{number:x}" for number in range(index, index - SLIDING_PARTS - 1, -1)]
+        return Period(keys[0], index * part, (index + 1) * part, tuple(keys[1:]))
     if window is Window.TOTAL:
         return Period("total", 0.0, None)
     if window is Window.MINUTE or window is Window.HOUR:

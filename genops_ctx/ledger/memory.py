@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 
+from ..core.ports import AuditEvent
 from ..core.records import Charge
 
 __all__ = ["MemoryLedger"]
@@ -20,14 +21,18 @@ class MemoryLedger:
         self._lock = threading.Lock()
         self._kept = kept
         self._charges: OrderedDict[str, Charge] = OrderedDict()
+        self._unsettled: dict[str, Charge] = {}
+        self._audits: deque[AuditEvent] = deque(maxlen=kept)
         self.dropped = 0
         """charges that were pushed out by later ones"""
 
-    def append(self, charge: Charge) -> None:
+    def append(self, charge: Charge, *, settled: bool = True) -> None:
         with self._lock:
             if charge.id in self._charges:
                 return
             self._charges[charge.id] = charge
+            if not settled:
+                self._unsettled[charge.id] = charge
             if len(self._charges) > self._kept:
                 self._charges.popitem(last=False)
                 self.dropped += 1
@@ -39,3 +44,23 @@ class MemoryLedger:
         if operation is None:
             return found
         return tuple(charge for charge in found if charge.operation == operation)
+
+    def mark_settled(self, charge_ids: Sequence[str]) -> None:
+        with self._lock:
+            for charge_id in charge_ids:
+                self._unsettled.pop(charge_id, None)
+
+    def unsettled(self, limit: int = 100) -> Sequence[Charge]:
+        with self._lock:
+            return tuple(self._unsettled.values())[:limit]
+
+    def audit(self, event: AuditEvent) -> None:
+        with self._lock:
+            self._audits.append(event)
+
+    def audits(self) -> Iterable[AuditEvent]:
+        with self._lock:
+            return tuple(self._audits)
+
+    def close(self) -> None:
+        """Nothing to close."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core import accounts as rule
-from ..core.accounts import Account, Change, Hold, Refusal, Reserve
-from ..core.ports import Held
+from ..core.accounts import Account, Change, Control, Hold, Refusal, Reserve, WrongWindow
+from ..core.ports import Held, Lost
 
 __all__ = ["MemoryStore"]
 
 TOMBSTONE_SECONDS = 86_400.0
-"""How long the end of an attempt is remembered, so that a replay of it is not sent again."""
+"""How long the end of a named operation is remembered, so that a replay of it is not sent again."""
+UNNAMED_SECONDS = 600.0
+"""The same for attempts that only this process can know of."""
 
 
 class MemoryStore:
@@ -30,18 +32,26 @@ class MemoryStore:
         self._ended: list[tuple[float, str]] = []
         self._forget_at: dict[str, float] = {}
         self._keyed: set[str] = set()
+        self._memos: dict[str, str] = {}
+        self._lost: dict[str, Lost] = {}
+        self._controls: dict[str, Control] = {}
+        self._windows: set[str] = set()
+        self._closed: list[tuple[float, str]] = []
 
-    def reserve(self, wish: Reserve, now: float) -> Held | Refusal:
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         with self._lock:
             before = self._holds.get(wish.id)
-            change = rule.reserve(wish, self._accounts, before)
-            if isinstance(change, Refusal):
+            change = rule.reserve(wish, self._accounts, before, self._controls, now)
+            if not isinstance(change, Change):
                 return change
             if before is None:
                 self._apply(wish.id, change)
                 heapq.heappush(self._expiries, (wish.expires_at, wish.id))
                 if wish.keyed:
                     self._keyed.add(wish.id)
+                if wish.memo:
+                    self._memos[wish.id] = wish.memo
+                self._note_ends(wish)
             self._forget(now)
         hold = change.hold
         passed = tuple(watch.budget for watch in change.passed)
@@ -57,7 +67,7 @@ class MemoryStore:
             change = rule.release(self._holds.get(hold))
             if change is not None:
                 self._apply(hold, change)
-                self._end(hold, now, remember=hold in self._keyed)
+                self._end(hold, now)
 
     def extend(self, hold: str, expires_at: float) -> None:
         with self._lock:
@@ -66,8 +76,7 @@ class MemoryStore:
                 self._holds[hold] = rule.extend(before, expires_at)
                 heapq.heappush(self._expiries, (expires_at, hold))
 
-    def reap(self, now: float) -> Sequence[tuple[str, Hold]]:
-        lost = []
+    def reap(self, now: float) -> Sequence[Lost]:
         with self._lock:
             while self._expiries and self._expiries[0][0] <= now:
                 _, name = heapq.heappop(self._expiries)
@@ -75,14 +84,37 @@ class MemoryStore:
                 change = rule.expire(hold, now) if hold is not None else None
                 if change is not None:
                     self._apply(name, change)
-                    self._end(name, now, remember=True)
-                    lost.append((name, change.hold))
+                    self._lost[name] = Lost(name, change.hold, self._memos.get(name, ""))
+                    self._remember(name, now)
             self._forget(now)
-        return lost
+            return tuple(self._lost.values())
 
-    def account(self, key: str) -> Account:
+    def acknowledge(self, holds: Sequence[str]) -> None:
         with self._lock:
-            return self._accounts.get(key, Account())
+            for name in holds:
+                self._lost.pop(name, None)
+
+    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+        with self._lock:
+            if keys is None:
+                return dict(self._accounts)
+            return {key: self._accounts.get(key, Account()) for key in keys}
+
+    def adjust(self, key: str, spent: int) -> None:
+        with self._lock:
+            account = self._accounts.get(key, Account())
+            self._accounts[key] = account._replace(spent=account.spent + spent)
+
+    def control(self, key: str) -> Control:
+        with self._lock:
+            return self._controls.get(key, Control())
+
+    def set_control(self, key: str, control: Control) -> None:
+        with self._lock:
+            self._controls[key] = control
+
+    def close(self) -> None:
+        """Nothing to close."""
 
     def _apply(self, name: str, change: Change) -> None:
         self._holds[name] = change.hold
@@ -90,19 +122,31 @@ class MemoryStore:
             account = self._accounts.get(key, Account())
             self._accounts[key] = Account(account.spent + change.spent, account.reserved + change.reserved)
 
-    def _end(self, name: str, now: float, *, remember: bool) -> None:
-        """Keep what may be asked for again: named operations, and losses that evidence may correct."""
-        if remember:
+    def _note_ends(self, wish: Reserve) -> None:
+        """Remember when an account may go."""
+        for watch in wish.watches:
+            gone_at = rule.kept_until(watch)
+            if gone_at is not None and watch.account not in self._windows:
+                self._windows.add(watch.account)
+                heapq.heappush(self._closed, (gone_at, watch.account))
+
+    def _end(self, name: str, now: float) -> None:
+        """Forget a hold that nobody can ask for again."""
+        if name in self._keyed:
             self._remember(name, now)
         else:
             del self._holds[name]
             self._forget_at.pop(name, None)
+            self._memos.pop(name, None)
 
     def _remember(self, name: str, now: float) -> None:
         # An attempt that is corrected is remembered from its correction on; the entry that the heap
         # has for its first end then says nothing any more.
-        until = max(now + TOMBSTONE_SECONDS, self._forget_at.get(name, 0.0))
+        named = name in self._keyed or name in self._lost
+        kept = TOMBSTONE_SECONDS if named else UNNAMED_SECONDS
+        until = max(now + kept, self._forget_at.get(name, 0.0))
         self._forget_at[name] = until
+        self._memos.pop(name, None)
         heapq.heappush(self._ended, (until, name))
 
     def _forget(self, now: float) -> None:
@@ -112,3 +156,8 @@ class MemoryStore:
                 del self._forget_at[name]
                 self._keyed.discard(name)
                 self._holds.pop(name, None)
+                self._memos.pop(name, None)
+        while self._closed and self._closed[0][0] <= now:
+            _, key = heapq.heappop(self._closed)
+            self._windows.discard(key)
+            self._accounts.pop(key, None)
