@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from importlib.resources import files
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -79,6 +78,8 @@ class Catalogue:
     def corrections(self) -> tuple[PriceOverride, ...]:
         """The rows of the data that this package knows to be wrong, each with its source."""
         if self._corrections is None:
+            from importlib.resources import files  # here: 7 ms to import
+
             text = files(__package__).joinpath("corrections.toml").read_text("utf-8")
             self._corrections = tuple(parse_overrides(text, where="corrections.toml"))
         return self._corrections

@@ -8,10 +8,8 @@ that merely contains a known one is a different name.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
-from importlib.resources import files
 
 from ..core.errors import ConfigurationError
 
@@ -62,6 +60,9 @@ _BEDROCK_GEOGRAPHIES = {
 @cache
 def _providers() -> dict[str, str]:
     """Squeezed name -> provider id."""
+    import json
+    from importlib.resources import files  # here: 7 ms to import
+
     table = json.loads(files(__package__).joinpath("providers.json").read_text("utf-8"))
     return {_squeeze(name): provider for provider, names in table.items() for name in (provider, *names)}
 
