@@ -14,6 +14,9 @@ from ..wire.readings import Gap
 
 __all__ = ["OUTPUT_TOKENS", "Texts", "estimated_usages", "forecast"]
 
+INSTRUCTION_TOKENS = 2_000
+"""More than Flowise's own chains put around a question."""
+
 OUTPUT_TOKENS = 1024
 """Output tokens of a model call of which nothing else is known."""
 
@@ -25,18 +28,23 @@ class Texts:
     question: str = ""
     history: tuple[str, ...] = ()
 
+    def read(self, flow: FlowDefinition | None) -> tuple[str, ...]:
+        """Question, history and the flow's own prompts."""
+        return (self.question, *self.history, *(flow.prompt_texts if flow is not None else ()))
+
     def input_tokens(self, model: str, flow: FlowDefinition | None) -> int:
-        """Tokens of question, history and the flow's own prompts, by the model's probable tokenizer."""
-        texts: Iterable[str] = (
-            self.question,
-            *self.history,
-            *(flow.prompt_texts if flow is not None else ()),
-        )
-        return sum(estimate_tokens(text, model) for text in texts if text)
+        """Their tokens, by the model's probable tokenizer."""
+        return sum(estimate_tokens(text, model) for text in self.read(flow) if text)
 
 
-def forecast(flow: FlowDefinition | None, texts: Texts, prices: Prices, at: float) -> Forecast:
-    """What a call of the flow will probably cost: its input and 1,024 output tokens per model node."""
+def forecast(
+    flow: FlowDefinition | None, texts: Texts, prices: Prices, at: float, *, bounded: bool = False
+) -> Forecast:
+    """What a call of the flow will probably cost: its input and 1,024 output tokens per model node.
+
+    ``bounded`` says that the model reads nothing but these texts: no stored conversation, no override
+    of the flow's own settings, no uploads. Only then can there be a ceiling.
+    """
     if flow is None or not flow.model_nodes:
         return Forecast()
     total = 0
@@ -52,7 +60,23 @@ def forecast(flow: FlowDefinition | None, texts: Texts, prices: Prices, at: floa
         else:
             total += quote.nanos
             free = free and quote.nanos == 0
-    return Forecast(estimate=total, free=free, unpriced=tuple(dict.fromkeys(unpriced)))
+    most = _ceiling(flow, texts, prices, at) if bounded else None
+    return Forecast(estimate=total, ceiling=most, free=free, unpriced=tuple(dict.fromkeys(unpriced)))
+
+
+def _ceiling(flow: FlowDefinition, texts: Texts, prices: Prices, at: float) -> int | None:
+    """Nano-dollars that a call can cost at most; None where the flow does not bound it.
+
+    Only a flow that calls one model once, with an output limit, is bounded. A token is at least one
+    byte of text, so the bytes are the most tokens that can be read.
+    """
+    node = flow.model_nodes[0]
+    beside = flow.follow_up_prompts or flow.speech_to_text or flow.text_to_speech
+    if not flow.single_call or beside or node.max_output_tokens is None:
+        return None
+    read = sum(len(text.encode("utf-8", "replace")) for text in texts.read(flow)) + INSTRUCTION_TOKENS
+    usage = _estimate(node.node, node.model, read, node.max_output_tokens, node.label)
+    return prices.quote(usage, at).nanos
 
 
 def estimated_usages(

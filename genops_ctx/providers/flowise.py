@@ -183,6 +183,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         if route == "evaluation" and not stream and not _is_agentflow(definition):
             body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
         # An id of our own, where the caller has none, finds the execution record of a failed run.
+        bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
         running = body.get("overrideConfig", {}).get("sessionId") or body.setdefault(
             "chatId", str(uuid.uuid4())
         )
@@ -194,7 +195,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         )
 
         def expected() -> Forecast:
-            return forecast(definition, texts, runtime.prices, runtime.clock())
+            return forecast(definition, texts, runtime.prices, runtime.clock(), bounded=bounded)
 
         attempt = begin(
             flow.name,
