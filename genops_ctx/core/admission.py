@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .budget import Budget
 from .errors import ConfigurationError, PriceUnknown
@@ -29,6 +29,17 @@ class Forecast:
     """every model of it is known to cost nothing"""
     unpriced: tuple[str, ...] = ()
     """models of the flow without a known price"""
+
+    def with_fee(self, fee: int | None) -> Forecast:
+        """With a fee on top, which a call pays whatever its models cost; None where it is unknown."""
+        if fee is None:
+            return replace(self, estimate=None, ceiling=None, free=False)
+        return replace(
+            self,
+            estimate=None if self.estimate is None else self.estimate + fee,
+            ceiling=None if self.ceiling is None else self.ceiling + fee,
+            free=self.free and fee == 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,8 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         )
 
         def expected() -> Forecast:
-            return forecast(definition, texts, runtime.prices, runtime.clock(), bounded=bounded)
+            found = forecast(definition, texts, runtime.prices, runtime.clock(), bounded=bounded)
+            return found if fee is None else found.with_fee(fee.nanos)
 
         attempt = begin(
             flow.name,
