@@ -58,6 +58,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if home == "core.context":
+        import_module(f"{__name__}.runtime")  # it lets contexts make spans
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

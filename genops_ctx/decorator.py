@@ -181,7 +181,9 @@ def _record(call: MeteredCall, metered: Metered) -> None:
         usages = list(metered) if isinstance(metered, Iterable) else [metered]
         if not usages:
             call.not_sent()
+        # All or none: half of a call's usage would pass for the whole.
         for usage in usages:
             if not isinstance(usage, Usage):
                 raise TypeError(f"a meter gives Usage, a list of Usage, Decimal or None, not {type(usage)}")
+        for usage in usages:
             call.add(usage)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .attempt import Attempt, begin, finish_quietly
 from .core.attribution import check_attribution
 from .core.booking import Report
-from .core.errors import ConfigurationError, GovernanceWarning
+from .core.errors import ConfigurationError, say
 from .core.money import Amount, nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
@@ -60,19 +59,24 @@ class MeteredCall:
 
     def add(self, usage: Usage) -> None:
         """Add the usage of one model call."""
-        self._open()
+        self._open_and_sent()
         self._usages.append(usage)
 
     def record_cost(self, amount: Amount, *, exact: bool = True) -> None:
         """Add a cost in dollars that you know without tokens."""
-        self._open()
+        self._open_and_sent()
         exactness = Exactness.EXACT if exact else Exactness.ESTIMATED
         nanos = nanos_up(parse_dollars(amount, what="cost"))
         self._costs.append(Line(LineKind.COST, nanos, CostSource.REPORTED, exactness))
 
     def not_sent(self) -> None:
-        """Say that nothing was sent after all: the reservation goes back and nothing is booked."""
+        """Say that nothing was sent after all: the reservation goes back and nothing is booked.
+
+        Raises :class:`ConfigurationError` where a usage or cost was recorded; that is booked.
+        """
         self._open()
+        if self._usages or self._costs:
+            raise ConfigurationError(f"metered call {self.name!r} recorded a cost, so it was sent")
         self._sent = False
 
     @property
@@ -89,6 +93,11 @@ class MeteredCall:
         if self._attempt is None or self._attempt.finished:
             raise ConfigurationError(f"metered call {self.name!r} is not open: record inside its with block")
         return self._attempt
+
+    def _open_and_sent(self) -> None:
+        self._open()
+        if not self._sent:
+            raise ConfigurationError(f"metered call {self.name!r} said not_sent(), so it cannot cost anything")
 
     def __enter__(self) -> MeteredCall:
         if self._attempt is not None:
@@ -117,11 +126,10 @@ class MeteredCall:
             return
         attempt.finish(report)
         if report.unknown:
-            warnings.warn(
+            say(
                 f"metered call {self.name!r} ended without record_usage() or record_cost(): its cost is "
                 "unknown, and what was reserved is booked. If nothing was sent, say not_sent()",
-                GovernanceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     async def __aenter__(self) -> MeteredCall:
@@ -140,8 +148,6 @@ class MeteredCall:
         recorded = bool(self._usages or self._costs)
         outcome = _outcome_of(error)
         if not self._sent or (outcome is Outcome.NOT_SENT and not recorded):
-            if recorded:
-                raise ConfigurationError(f"metered call {self.name!r} recorded a cost and said not_sent()")
             return Report(Outcome.NOT_SENT, now)
         if outcome is Outcome.NOT_SENT:
             outcome = Outcome.FAILED

@@ -272,6 +272,10 @@ def _operation(key: str | None) -> str:
     return key
 
 
+# Contexts make spans from the first on, also where no call has asked for a runtime yet.
+_spans = Spans()
+GovernanceContext.observer = _spans
+
 _runtime: Runtime | None = None
 _lock = threading.Lock()
 
@@ -297,7 +301,7 @@ def reset_runtime(runtime: Runtime | None = None) -> Runtime | None:
     global _runtime
     with _lock:
         before, _runtime = _runtime, runtime
-        GovernanceContext.observer = None if runtime is None else runtime.spans
+        GovernanceContext.observer = _spans if runtime is None else runtime.spans
     return before
 
 

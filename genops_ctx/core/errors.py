@@ -20,6 +20,7 @@ Messages never hold a prompt, an answer or a key.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ class GovernanceError(Exception):
 
 class GovernanceWarning(UserWarning):
     """Something is likely not what you meant; said once."""
+
+
+def say(text: str, *, stacklevel: int) -> None:
+    """Warn with a :class:`GovernanceWarning`; where warnings are errors, log it instead.
+
+    It is said after a call was paid for: an exception would take its result away.
+    """
+    try:
+        warnings.warn(text, GovernanceWarning, stacklevel=stacklevel)
+    except GovernanceWarning:
+        import logging
+
+        logging.getLogger("genops_ctx").warning("%s", text)
 
 
 class ConfigurationError(GovernanceError, ValueError):

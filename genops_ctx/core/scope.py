@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 from .attribution import Attribution
 from .budget import Budget
-from .errors import ConfigurationError, GovernanceWarning
+from .errors import ConfigurationError, say
 
 __all__ = ["ScopedBudget", "Spec"]
 
@@ -55,10 +54,9 @@ class Spec:
         if self.warned:
             return
         self.warned = True
-        warnings.warn(
+        say(
             f"context {name!r} has a budget but closed without one metered call. Likely reasons: "
             "the calls do not go through an adapter or metered_call, or they ran in a thread that did "
             "not inherit the context",
-            GovernanceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

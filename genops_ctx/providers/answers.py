@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core.outcomes import Outcome
-from ..wire.sse import EventDecoder, StreamTooLarge
+from ..wire.answers import Problem
+from ..wire.sse import Event, EventDecoder, StreamTooLarge
 from ..wire.usage import StreamReader
 from .errors import FlowiseError, FlowiseStreamError, problem_error
 
@@ -53,17 +54,19 @@ class _Streaming:
         self._done = False
 
     def events(self) -> Iterator[dict[str, Any]]:
+        if self._over():
+            return
         decoder = EventDecoder()
         try:
             for chunk in self.body:
                 for event in decoder.feed(chunk):
                     self.reader.feed(event)
                     if self.reader.error is not None:
-                        raise problem_error(self.reader.error, self._what, self.body.response)
+                        raise self._error(self.reader.error)
                     if self.reader.ended:
                         self.end(Outcome.COMPLETED)
                     yield {"event": event.event, "data": event.data}
-                    if self.reader.ended:
+                    if self._over():
                         return
             raise FlowiseStreamError(
                 f"{self._what} failed: the stream broke off before its end; an estimate is booked"
@@ -77,6 +80,16 @@ class _Streaming:
         except StreamTooLarge as error:
             self.end(Outcome.TRUNCATED, error)
             raise FlowiseStreamError(f"{self._what} failed: {error}") from None
+
+    def _over(self) -> bool:
+        return self._done
+
+    def _error(self, problem: Problem) -> FlowiseError:
+        error = problem_error(problem, self._what, self.body.response)
+        if error.outcome is Outcome.REFUSED and self.reader.text:
+            # Words came before it, so a model was called, whatever the message looks like.
+            error.outcome = Outcome.FAILED
+        return error
 
     def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
         if self._done:
@@ -93,6 +106,29 @@ class _Streaming:
         self.end(Outcome.ABANDONED)
 
 
+class _Whole:
+    """An answer that came as a whole, told by the events that a stream of it would have had."""
+
+    def __init__(self, answer: FlowiseAnswer) -> None:
+        self.reader = StreamReader(None)
+        self.charge = answer.charge
+        self._answer = answer
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        parts = dict(self._answer)
+        told = [Event("token", parts.pop("text", ""))]
+        told += [Event(name, parts.pop(name)) for name in _EVENTS if name in parts]
+        for event in (*told, Event("metadata", parts), Event("end", "[DONE]")):
+            self.reader.feed(event)
+            yield {"event": event.event, "data": event.data}
+
+    def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """It is booked already."""
+
+
+_EVENTS = ("usedTools", "sourceDocuments", "agentFlowExecutedData")
+
+
 class FlowiseStream:
     """Events of a streamed prediction as they come: ``{"event": "token", "data": "Hel"}`` …
 
@@ -102,12 +138,20 @@ class FlowiseStream:
     """
 
     def __init__(self, body: Body, reader: StreamReader, finish: Finish, what: str, runtime: Runtime) -> None:
-        self._state = _Streaming(body, reader, finish, what)
+        self._state: _Streaming | _Whole = _Streaming(body, reader, finish, what)
         # The generator holds the state and not this object, so that dropping this ends it at once.
         self._events = self._state.events()
         runtime.watch_abandoned()
         # The finalizer only queues: it may run in the middle of anything, so it must not lock or wait.
         weakref.finalize(self, runtime.abandoned.put, self._state.abandon)
+
+    @classmethod
+    def of_answer(cls, answer: FlowiseAnswer) -> FlowiseStream:
+        """Of an answer that came as a whole, from a flow that does not stream; booked already."""
+        stream = cls.__new__(cls)
+        stream._state = _Whole(answer)
+        stream._events = stream._state.events()
+        return stream
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self

@@ -152,6 +152,7 @@ class FlowiseClient:
         """The transport, after ``base_url`` or ``api_key`` may have been changed."""
         if (self._transport.base_url, self._transport.api_key) != (self.base_url, self.api_key):
             self.base_url = check_base_url(self.base_url)
+            self.api_key = check_api_key(self.api_key)
             self._transport = Transport(self.base_url, self.api_key, lambda: self.session)
         return self._transport
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import time
 from contextvars import ContextVar
@@ -35,9 +36,14 @@ class Exchange:
         """None while nobody watches; False once connecting; True once bytes of the request may have left"""
 
     @property
+    def remaining(self) -> float:
+        """Seconds left, none or negative once it is over."""
+        return self.ends_at - time.monotonic()
+
+    @property
     def left(self) -> float:
         """Seconds left; raises ``TimeoutError`` once it is over."""
-        left = self.ends_at - time.monotonic()
+        left = self.remaining
         if left <= 0:
             raise TimeoutError("the deadline is over")
         return left
@@ -68,20 +74,38 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+class _Lines(io.BufferedReader):
+    """Remembers whether the last line was one: ``http.client`` takes headers that break off for whole."""
+
+    broke_off = False
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        self.broke_off = not line.endswith(b"\n")
+        return line
+
+
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, current: Exchange, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _BoundedSocket(sock, current)), *args, **kwargs)
+        bounded = _BoundedSocket(sock, current)
+        super().__init__(cast("socket.socket", bounded), *args, **kwargs)
+        self._lines = bounded.lines
+
+    def begin(self) -> None:
+        super().begin()
+        if self._lines.broke_off:
+            self.close()
+            raise http.client.RemoteDisconnected("the connection broke off in the headers")
 
 
 class _BoundedSocket:
     """All of a socket that ``http.client.HTTPResponse`` asks for."""
 
     def __init__(self, sock: socket.socket, current: Exchange) -> None:
-        self._sock = sock
-        self._exchange = current
+        self.lines = _Lines(_Reader(sock, current))
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._sock, self._exchange))
+        return self.lines
 
 
 class _Bounded:
@@ -135,10 +159,22 @@ class _HTTPSPool(HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Mounted on the adapters' own sessions; without an exchange it is the ordinary one."""
+    """Mounted on the adapters' own sessions; without an exchange it is the ordinary one.
+
+    After a fork the child makes connections of its own: on those of its parent, each would read answers
+    that are meant for the other.
+    """
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        if self._process != os.getpid():
+            # Not clear(): a lock in a pool may be held by a thread that the child does not have.
+            kept = self.__getstate__()
+            self.__setstate__(kept)  # type: ignore[attr-defined]
+        return super().send(*args, **kwargs)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
+        self._process = os.getpid()
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:

@@ -214,7 +214,13 @@ def problem_error(problem: Problem, what: str, response: requests.Response | Non
     if problem.retry_after is not None:
         advice += f"; try again in {problem.retry_after:g} s"
     error = kind(f"{what} failed{status}: {advice}", response=response, problem=problem)
-    error.outcome = Outcome.REFUSED if problem.nothing_called else Outcome.FAILED
+    if problem.nothing_called:
+        error.outcome = Outcome.REFUSED
+    elif problem.kind is ProblemKind.MALFORMED:
+        # It said that all went well, so the flow ran; what it wrote cannot be read.
+        error.outcome = Outcome.TRUNCATED
+    else:
+        error.outcome = Outcome.FAILED
     return error
 
 

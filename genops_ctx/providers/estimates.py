@@ -85,7 +85,7 @@ def estimated_usages(
     """Usage that stands for unreported model calls, and how many are of an unknown model.
 
     ``answer`` is the text that came back, as far as it did. With ``input_only`` the model is taken to
-    have read and not to have written. Without a text that was returned, a usual output is assumed.
+    have read, and to have written no more than that. Otherwise, without a text that was returned, a usual output is assumed.
     """
     usages = []
     unknown = 0
@@ -93,7 +93,7 @@ def estimated_usages(
         if not gap.model or not gap.provider or gap.role == "speech":
             unknown += 1
             continue
-        if input_only or gap.role == "embedding":
+        if gap.role == "embedding" or (input_only and not answer):
             output = 0
         else:
             output = estimate_tokens(answer, gap.model) if answer else OUTPUT_TOKENS

@@ -176,8 +176,10 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             form=form,
         )
         transport = self._link()
-        flow = self._directory.resolve(reference, transport, limits)
-        definition = self._definition(flow, limits, must_exist=stream)
+        # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
+        current = Exchange(limits.total)
+        flow = self._directory.resolve(reference, transport, limits.half_of(current))
+        definition = self._definition(flow, limits.half_of(current), must_exist=stream)
         if definition is not None and definition.name:
             flow = flow._replace(name=definition.name)
         if route == "evaluation" and not stream and not _is_agentflow(definition):
@@ -187,6 +189,9 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         running = body.get("overrideConfig", {}).get("sessionId") or body.setdefault(
             "chatId", str(uuid.uuid4())
         )
+        # Whatever can be wrong with the request is found before anything is reserved for it.
+        content = dump(body)
+        defaults = check_attribution(self.governance_attrs, where="governance_attrs")
         runtime = get_runtime()
         texts = Texts(question or "", tuple(turn["content"] for turn in body.get("history", ())))
         fee = fee_line(self.pricing_tier, runtime.clock())
@@ -201,7 +206,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
         attempt = begin(
             flow.name,
             flow=flow.id,
-            defaults=self.governance_attrs,
+            defaults=defaults,
             attribution=checked,
             max_cost=max_cost,
             idempotency_key=idempotency_key,
@@ -211,20 +216,21 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             runtime=runtime,
         )
         what = f"prediction of flow {flow.name!r} at {self.base_url}"
-        return self._send(attempt, prediction, dump(body), limits, what, stream, quiet=route == "estimate")
+        quiet = route == "estimate"
+        return self._send(attempt, prediction, content, current, limits, what, stream, quiet)
 
     def _send(
         self,
         attempt: Attempt,
         prediction: Prediction,
         body: bytes,
+        current: Exchange,
         limits: Limits,
         what: str,
         stream: bool,
         quiet: bool,
     ) -> FlowiseAnswer | FlowiseStream:
         runtime = attempt.runtime
-        current = Exchange(limits.total)
         response: requests.Response | None = None
         try:
             with attempt.sending():
@@ -245,15 +251,18 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             self._fail(attempt, prediction, error)
             raise
         except BaseException as error:
-            # Interrupted (KeyboardInterrupt, a signal's exception): the request may have left.
-            outcome = Outcome.NOT_SENT if current.sent is False else Outcome.CANCELLED
+            # Interrupted (KeyboardInterrupt, a signal's exception): the request may have left. A bad
+            # header or URL is found before it does.
+            unsent = current.sent is False or isinstance(error, ConfigurationError)
+            outcome = Outcome.NOT_SENT if unsent else Outcome.CANCELLED
             report = prediction.failed(outcome, None, None, runtime.prices, runtime.clock())
             finish_quietly(attempt, report, error)
             raise
         result = FlowiseAnswer(parsed)
         result.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
         self._say_inexact(result.charge, prediction, quiet)
-        return result
+        # A flow that cannot stream answers as a whole; who asked for events gets events.
+        return FlowiseStream.of_answer(result) if stream else result
 
     def _stream(
         self, attempt: Attempt, prediction: Prediction, body: Body, what: str, quiet: bool

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import requests.auth
 import urllib3.exceptions
 
 from .._version import __version__
@@ -56,6 +57,12 @@ class Limits:
             )
         total = _seconds(timeout)
         return cls(min(base.connect, total), total)
+
+
+    def half_of(self, current: Exchange) -> Limits:
+        """The same, within half of what the exchange has left."""
+        half = max(current.remaining, 0.001) / 2
+        return Limits(min(self.connect, half), min(self.total, half))
 
 
 def _seconds(value: object) -> float:
@@ -162,18 +169,23 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = "application/json"
         session = self._session()
-        if self.api_key and "Authorization" not in session.headers:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+        auth = None
+        if self.api_key and "Authorization" not in session.headers and session.auth is None:
+            auth = _Bearer(self.api_key)
         token = exchange.set(current)
         try:
             with _mapped(what, current):
+                current.sent = False
                 left = current.left
+                if not isinstance(session.get_adapter(self.base_url), DeadlineAdapter):
+                    current.sent = None
                 response = session.request(
                     method,
                     self.base_url + path,
                     data=body,
                     params=params,
                     headers=headers,
+                    auth=auth,
                     timeout=(min(limits.connect, left), left),
                     stream=True,
                     allow_redirects=False,
@@ -197,6 +209,17 @@ class Transport:
             keep_body(response, content)
             raise problem_error(value, what, response)
         return value
+
+
+class _Bearer(requests.auth.AuthBase):
+    """The key, as ``auth``: where only a header says it, ``requests`` lets a ~/.netrc replace it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 def keep_body(response: requests.Response, content: bytes) -> None:
@@ -228,6 +251,11 @@ def _network_error(what: str, current: Exchange, error: BaseException) -> Flowis
     left = _has_left(current, causes)
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         raise ConfigurationError(f"{what} failed: the URL is not valid; check base_url") from None
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        # Its text quotes the header, which may be a key.
+        raise ConfigurationError(
+            f"{what} failed: a header of adapter.session is not valid; headers are strings without line breaks"
+        ) from None
     if any(_is_timeout(cause) for cause in causes):
         if not left:
             failed: FlowiseError = FlowiseTimeoutError(

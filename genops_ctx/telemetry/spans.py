@@ -37,8 +37,12 @@ class CallSpan:
 
     @property
     def trace_id(self) -> str:
-        """32 hexadecimal digits."""
-        return f"{self.span.get_span_context().trace_id:032x}"
+        """32 hexadecimal digits; empty where the tracer fails."""
+        try:
+            return f"{self.span.get_span_context().trace_id:032x}"
+        except Exception:
+            log.debug("telemetry failed", exc_info=True)
+            return ""
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
