@@ -67,12 +67,16 @@ def show(provider: str, model: str | None, when: str | None) -> None:
 @click.option("--input-audio", metavar="USD")
 @click.option("--output-audio", metavar="USD")
 @click.option("--per-request", metavar="USD", help="Dollars per call.")
+@click.option(
+    "--as", "priced_as", metavar="MODEL", default="", help="What another model of the provider costs."
+)
 @click.option("--since", metavar="TIME", help="From this day on (midnight UTC); always where left out.")
 @click.option("--source", metavar="TEXT", help="Where the price comes from.", default="")
 def set_price(provider: str, model: str, input_: str | None, **rest: str | None) -> None:
     """Give the price of MODEL at PROVIDER; it goes before the catalogue's.
 
-    MODEL is an exact name, or '*' for every model of the provider. Kinds that are left out cost what
+    MODEL is an exact name, or '*' for every model of the provider; an Azure deployment takes the price
+    of its model by --as. Kinds that are left out cost what
     their whole costs: cached input what input costs, reasoning what output costs.
     """
     from ..pricing.names import provider_of

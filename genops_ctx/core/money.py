@@ -38,7 +38,7 @@ EXACT = Context(prec=80, rounding=ROUND_CEILING)
 80 digits hold a price of 30 digits times a token count of 20, with room to add.
 """
 
-_NINE_PLACES = Decimal(1).scaleb(-9)
+_NINE_PLACES = Decimal("1E-9")
 
 
 def parse_dollars(value: Amount, *, what: str = "amount") -> Decimal:
@@ -68,7 +68,7 @@ def parse_dollars(value: Amount, *, what: str = "amount") -> Decimal:
         raise ConfigurationError(f"{what} must be finite, not {amount}")
     if amount < 0:
         raise ConfigurationError(f"{what} must not be negative, not {amount}")
-    if amount.adjusted() > 10 or amount > MAX_DOLLARS:
+    if amount > MAX_DOLLARS:
         raise ConfigurationError(f"{what} is too large: the most that can be booked is {MAX_DOLLARS} dollars")
     return amount
 

@@ -79,6 +79,13 @@ def test_a_price_of_one_s_own(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "prices.toml").read_text().count("[[price]]") == 2
 
 
+def test_a_deployment_takes_the_price_of_its_model(run: Run) -> None:
+    assert run("prices", "set", "azureChatOpenAI", "support-bot", "--as", "gpt-4o").exit_code == 0
+    result = run("prices", "show", "azure", "support-bot")
+    assert "override, as gpt-4o in genai-prices" in result.output
+    assert "input           $2.5 per" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
