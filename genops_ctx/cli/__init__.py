@@ -1,12 +1,24 @@
-"""The ``genops-ctx`` command. Each subcommand is a module of its own, loaded when it is called."""
+"""The ``genops-ctx`` command. Each subcommand is a module of its own, loaded when it is called.
+
+Its exit status: 0 done; 1 failed, or something was found to be wrong; 2 used or set up wrongly; 3 the
+call was refused before anything was sent (a budget, a price that is not known).
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
-__all__ = ["main"]
+from ..core.errors import CallRefused, ConfigurationError, GovernanceError
+
+__all__ = ["FAILED", "MISUSED", "REFUSED", "main"]
+
+FAILED = 1
+MISUSED = 2
+REFUSED = 3
+"""Exit statuses; see above."""
 
 COMMANDS = {
     "demo": ("demo", "A governed workflow of three flows under a budget, on screen in a minute."),
@@ -32,9 +44,30 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; an error of ours becomes its message and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except GovernanceError as error:
+            raise _shown(error) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+class _Misuse(click.ClickException):
+    exit_code = MISUSED
+
+
+class _Refusal(click.ClickException):
+    exit_code = REFUSED
+
+
+def _shown(error: GovernanceError) -> click.ClickException:
+    if isinstance(error, CallRefused):
+        return _Refusal(str(error))
+    return _Misuse(str(error)) if isinstance(error, ConfigurationError) else click.ClickException(str(error))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

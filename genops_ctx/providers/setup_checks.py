@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -75,6 +76,13 @@ def process_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
             check()
         except (ConfigurationError, OSError) as problem:
             yield ValidationIssue(component, "error", str(problem), "correct it in the settings")
+    if settings.prices and not Path(settings.prices).is_file():
+        yield ValidationIssue(
+            "prices",
+            "error",
+            f"the settings name {settings.prices!r} for prices of your own, and there is no such file",
+            "correct prices in the settings; a relative path is meant from the working directory",
+        )
     yield from _attribution_issues(runtime)
     if settings.budgets and settings.store.startswith("memory:"):
         yield ValidationIssue(

@@ -1,0 +1,40 @@
+"""``genops-ctx check``: is everything set up, and what will be metered how."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+__all__ = ["check"]
+
+
+@click.command()
+@click.option(
+    "--url", metavar="URL", help="Flowise's address; FLOWISE_BASE_URL, then the settings file, unless given."
+)
+@click.option("--key", metavar="KEY", help="API key; FLOWISE_API_KEY, then the settings file, unless given.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For all checks together.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def check(url: str | None, key: str | None, timeout: float, as_json: bool) -> None:
+    """Check Flowise, the API key, the flows, attribution, budgets and telemetry.
+
+    Nothing is sent to a model. Ends with status 0 where no error was found (warnings are no errors),
+    else 1. The key is never printed.
+    """
+    from ..providers.flowise_validation import print_validation_result, validate_flowise_setup
+
+    result = validate_flowise_setup(url, key, timeout)
+    if as_json:
+        click.echo(json.dumps(result.as_dict(), indent=2))
+    else:
+        print_validation_result(result)
+    if not result.is_valid:
+        raise SystemExit(1)
