@@ -116,9 +116,13 @@ class _Bounded:
 
     def connect(self) -> None:
         current = exchange.get()
-        if current is not None and current.sent is None:
-            current.sent = False
-        super().connect()  # type: ignore[misc]
+        sent = current is not None and current.sent is True
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            # What a proxy is asked for before its tunnel stands is not the request.
+            if current is not None:
+                current.sent = sent
 
     def send(self, data: Any) -> None:
         current = exchange.get()

@@ -1,0 +1,215 @@
+"""The total deadline: whatever the server does, a call ends in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+import requests
+
+from genops_ctx import governance_context, instrument_flowise
+from genops_ctx.core.errors import ConfigurationError
+from genops_ctx.providers import errors
+from genops_ctx.providers.deadline import DeadlineAdapter, Exchange, exchange
+from genops_ctx.testing import Flow, FlowiseStandIn
+
+from .raw_server import RawServer, at_most, whole
+
+FLOW = "22222222-3333-4444-8555-666666666666"
+SECONDS = 0.4
+SLACK = 0.5
+
+
+def in_time(url, *, stream=False, **options):
+    """A call of at most :data:`SECONDS`; the error it ends with, and the outcome booked."""
+    adapter = instrument_flowise(url, timeout=SECONDS, **options)
+    with (
+        governance_context("test", budget=1) as context,
+        at_most(SECONDS + SLACK),
+        pytest.raises(errors.FlowiseTimeoutError) as caught,
+    ):
+        for _ in adapter.predict_flow(FLOW, "How many?", stream=stream):
+            pass
+    assert context.reserved == 0
+    return caught.value
+
+
+def drip(data: bytes, pause: float):
+    for at in range(len(data)):
+        yield data[at : at + 1]
+        yield pause
+
+
+SLOW = {
+    "silent": [60.0],
+    "headers drip": list(
+        drip(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX: " + b"a" * 900, 0.02)
+    ),
+    "status line drips": list(drip(b"HTTP/1.1 200 " + b"O" * 900, 0.02)),
+    "body drips": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n",
+        *drip(b"[" * 900, 0.02),
+    ],
+    "body stops": [whole(b"x" * 1000)[:200], 60.0],
+    "chunks drip": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        *drip(b"1\r\n[\r\n" * 200, 0.02),
+    ],
+    "a chunk's length drips": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        *drip(b"0" * 900, 0.02),
+    ],
+    "one 100 after the other": list(drip(b"", 0)) + [b"HTTP/1.1 100 Continue\r\n\r\n", 0.02] * 500,
+}
+
+
+@pytest.mark.parametrize("steps", SLOW.values(), ids=SLOW)
+def test_a_slow_server_is_not_waited_for(steps):
+    with RawServer(lambda got: steps) as raw:
+        error = in_time(raw.url)
+    assert error.charge.outcome == "timed_out"
+    assert error.outcome == "timed_out"
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [60.0],
+        [EVENTS, 60.0],
+        [EVENTS, *([b":heartbeat\n\n", 0.02] * 500)],
+        [EVENTS, *drip(b"data:" * 200, 0.02)],
+    ],
+    ids=["silent", "no event", "heartbeats only", "an event that drips"],
+)
+def test_a_slow_stream_is_not_waited_for(steps):
+    """A streamed call of a flow that does not exist is never answered by Flowise."""
+    with RawServer(lambda got: steps) as raw:
+        error = in_time(raw.url, stream=True)
+    assert error.charge.outcome == "timed_out"
+
+
+def test_look_ups_and_prediction_share_one_deadline():
+    """A server that answers nothing at all: name, definition and prediction take no longer together."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        error = in_time(url)
+        assert error.charge.outcome == "timed_out"
+        adapter = instrument_flowise(url, timeout=SECONDS)
+        with at_most(SECONDS + SLACK), pytest.raises(errors.FlowiseTimeoutError):
+            adapter.predict_flow("by-name", "How many?")
+        for call in (adapter.get_chatflows, lambda: adapter.get_chatflow(FLOW)):
+            with at_most(SECONDS + SLACK), pytest.raises(TimeoutError):
+                call()
+        for call in (adapter.get_chat_messages, adapter.delete_chat_messages):
+            with at_most(SECONDS + SLACK), pytest.raises(requests.Timeout):
+                call(FLOW, "session")
+
+
+def test_a_slow_look_up_leaves_time_for_the_prediction():
+    def answer(got):
+        return [whole(b'{"text": "In time."}')]
+
+    class SlowLookUps(RawServer):
+        def _serve(self, connection):
+            first = connection.recv(4, socket.MSG_PEEK)
+            if first == b"GET ":
+                self._stopping.wait(10)
+            super()._serve(connection)
+
+    with SlowLookUps(answer) as raw:
+        adapter = instrument_flowise(raw.url, timeout=1)
+        with at_most(1):
+            assert adapter.predict_flow(FLOW, "How many?")["text"] == "In time."
+
+
+def test_a_server_that_reads_slowly():
+    """The request itself does not get through."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connections = []
+        thread = threading.Thread(target=lambda: connections.append([server.accept() for _ in range(2)]))
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        adapter = instrument_flowise(url, timeout=SECONDS)
+        with at_most(SECONDS + SLACK), pytest.raises(errors.FlowiseTimeoutError) as caught:
+            adapter.predict_flow(FLOW, "word " * 4_000_000)
+        assert caught.value.charge.outcome == "timed_out"
+        thread.join(5)
+        for pair in connections:
+            for connection, _ in pair:
+                connection.close()
+
+
+def test_a_model_that_takes_its_time_is_waited_for():
+    with FlowiseStandIn([Flow("chain", "llm_chain")]) as server:
+        adapter = instrument_flowise(server.url, timeout=5)
+        assert adapter.predict_flow("chain", "[[sleep:0.3]] Slow", timeout=(0.1, 5))["text"]
+
+
+def test_a_session_of_the_package_without_an_exchange_is_an_ordinary_one():
+    session = requests.Session()
+    session.mount("http://", DeadlineAdapter())
+    with FlowiseStandIn() as server:
+        assert session.get(f"{server.url}/api/v1/ping", timeout=5).text == "pong"
+        server.drip_next(0.05, on="ping")
+        # its timeout starts anew with every packet, as ever in requests
+        assert session.get(f"{server.url}/api/v1/ping", timeout=0.1).text == "pong"
+    assert exchange.get() is None
+
+
+def test_an_exchange_counts_down():
+    current = Exchange(0.05)
+    assert 0 < current.left <= 0.05
+    assert current.sent is None
+    time.sleep(0.06)
+    assert current.remaining < 0
+    with pytest.raises(TimeoutError):
+        _ = current.left
+
+
+def test_a_proxy_that_refuses_was_never_passed():
+    """HTTPS through a proxy: what goes to the proxy is not the request."""
+    with RawServer(lambda got: []) as proxy:
+        adapter = instrument_flowise("https://flowise.example", timeout=2)
+        adapter.session.proxies = {"https": proxy.url}
+        with (
+            governance_context("test", budget=1) as context,
+            pytest.raises(errors.FlowiseConnectionError) as caught,
+        ):
+            adapter.predict_flow(FLOW, "How many?")
+        assert (context.calls, context.reserved) == (0, 0)
+    assert caught.value.charge is None
+    assert "proxy" in str(caught.value)
+
+
+def test_tls_that_fails_behind_a_proxy_was_never_passed():
+    """The proxy opens the tunnel, and what is behind it speaks no TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def tunnel():
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    connection.recv(65536)
+                    connection.sendall(b"this is no TLS at all\r\n\r\n")
+
+        thread = threading.Thread(target=tunnel, daemon=True)
+        thread.start()
+        adapter = instrument_flowise("https://flowise.example", timeout=2)
+        adapter.session.proxies = {"https": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        with governance_context("test", budget=1) as context, pytest.raises(errors.FlowiseConnectionError):
+            adapter.predict_flow(FLOW, "How many?")
+        assert (context.calls, context.reserved) == (0, 0)
+        thread.join(5)
+
+
+def test_a_call_without_any_time_is_a_bad_argument():
+    with pytest.raises(ConfigurationError):
+        instrument_flowise("http://127.0.0.1:9", timeout=0)
