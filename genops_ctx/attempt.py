@@ -17,7 +17,6 @@ from .core.errors import GovernanceError
 from .runtime import Runtime, get_runtime
 
 if TYPE_CHECKING:
-    from .core.money import Amount
     from .core.records import Charge
     from .telemetry.spans import CallSpan
 
@@ -86,7 +85,7 @@ def begin(
     attribution: Mapping[str, str],
     defaults: Mapping[str, str] | None = None,
     flow: str = "",
-    max_cost: Amount | None = None,
+    max_nanos: int | None = None,
     idempotency_key: str | None = None,
     deadline: float,
     forecast: Callable[[], Forecast] = Forecast,
@@ -96,7 +95,8 @@ def begin(
 ) -> Attempt:
     """Admit a call in the current context, or raise why it must not be sent.
 
-    ``deadline`` is how many seconds the whole call may take; ``attribution`` and ``defaults`` are
+    ``max_nanos`` is what it can cost at most, in nano-dollars; ``deadline`` how many seconds the whole call
+    may take; ``attribution`` and ``defaults`` are
     checked already. ``spent_already`` says that the call was made before it came here, so that no
     budget can refuse it any more. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
     :class:`LockedAttributeError`.
@@ -109,7 +109,7 @@ def begin(
         flow=flow,
         defaults=defaults,
         attribution=attribution,
-        max_cost=max_cost,
+        max_nanos=max_nanos,
         idempotency_key=idempotency_key,
         deadline=deadline,
         forecast=forecast,

@@ -39,13 +39,13 @@ class MeteredCall:
         self,
         name: str,
         attribution: dict[str, str],
-        max_cost: Amount | None,
+        max_nanos: int | None,
         idempotency_key: str | None,
         timeout: float,
     ) -> None:
         self.name = name
         self._attribution = attribution
-        self._max_cost = max_cost
+        self._max_nanos = max_nanos
         self._key = idempotency_key
         self._timeout = timeout
         self._attempt: Attempt | None = None
@@ -97,7 +97,9 @@ class MeteredCall:
     def _open_and_sent(self) -> None:
         self._open()
         if not self._sent:
-            raise ConfigurationError(f"metered call {self.name!r} said not_sent(), so it cannot cost anything")
+            raise ConfigurationError(
+                f"metered call {self.name!r} said not_sent(), so it cannot cost anything"
+            )
 
     def __enter__(self) -> MeteredCall:
         if self._attempt is not None:
@@ -107,7 +109,7 @@ class MeteredCall:
         self._attempt = begin(
             self.name,
             attribution=self._attribution,
-            max_cost=self._max_cost,
+            max_nanos=self._max_nanos,
             idempotency_key=self._key,
             deadline=self._timeout,
         )
@@ -223,10 +225,9 @@ def metered_call(
         raise ConfigurationError("metered_call() needs a name that is not empty")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 10**7:
         raise ConfigurationError("timeout must be a positive number of seconds")
-    if max_cost is not None:
-        parse_dollars(max_cost, what="max_cost")
+    most = None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost"))
     checked = check_attribution(attribution, known=PARAMETERS, where="metered_call()")
-    return MeteredCall(name, checked, max_cost, idempotency_key, timeout)
+    return MeteredCall(name, checked, most, idempotency_key, timeout)
 
 
 def record_usage(

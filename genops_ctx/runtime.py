@@ -21,7 +21,6 @@ from .core.budget import Budget, Budgets, parse_budgets
 from .core.call import Book, Call, Effect, Hold, LookUp, new_operation
 from .core.context import GovernanceContext
 from .core.errors import ConfigurationError
-from .core.money import nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
@@ -33,7 +32,6 @@ from .telemetry.spans import Spans
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from .core.money import Amount
     from .core.records import Charge
 
 __all__ = ["Runtime", "configure", "get_runtime", "reset_runtime"]
@@ -45,6 +43,9 @@ REAP_EVERY = 5.0
 
 KEPT_FLOWS = 1000
 KEPT_COSTS = 200
+
+
+_NOTHING_KNOWN = Forecast()
 
 
 class Runtime:
@@ -100,7 +101,7 @@ class Runtime:
         if context is not None:
             scoped += context.windowed
             own = context.budgets
-        return scoped, (*own, *(item.budget for item in scoped))
+        return scoped, (*own, *(item.budget for item in scoped)) if scoped else own
 
     # -- a call ---------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class Runtime:
         flow: str = "",
         defaults: Mapping[str, str] | None = None,
         attribution: Mapping[str, str],
-        max_cost: Amount | None = None,
+        max_nanos: int | None = None,
         idempotency_key: str | None = None,
         deadline: float,
         forecast: Callable[[], Forecast] = Forecast,
@@ -120,18 +121,18 @@ class Runtime:
     ) -> Call:
         """All that admission needs to know of a call. ``defaults`` are the adapter's attribution.
 
-        ``forecast`` is asked only where a budget is in scope. Raises :class:`ConfigurationError` for a
-        bad ``max_cost`` or key, and :class:`LockedAttributeError`.
+        ``max_nanos`` is what it can cost at most; ``forecast`` is asked only where a budget is in
+        scope. Raises :class:`ConfigurationError` for a bad key, and :class:`LockedAttributeError`.
         """
-        self.tidy()
-        merged = {**self.settings.attribution, **(defaults or {})}
+        now = self.clock()
+        if now >= self._next_reap or not self.abandoned.empty():
+            self.tidy()
+        merged = {**self.settings.attribution, **defaults} if defaults else self.settings.attribution.copy()
         if context is not None:
             merged.update(context.inherited)
             check_locks(context.locks, attribution)
         merged.update(attribution)
-        limit = None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost"))
         scoped, budgets = self.budgets_in_scope(context)
-        now = self.clock()
 
         def watches(at: float) -> tuple[Watch, ...]:
             return tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
@@ -139,13 +140,14 @@ class Runtime:
         if spent_already:
             expectation = SPENT_ALREADY
         else:
-            expectation = expected_amount(budgets, self._forecast(name, forecast, budgets, limit), limit)
+            known = self._forecast(name, forecast, budgets, max_nanos)
+            expectation = expected_amount(budgets, known, max_nanos)
         return Call(
             name=name,
             operation=_operation(idempotency_key),
             attribution=merged,
             expectation=expectation,
-            watches=watches(now),
+            watches=watches(now) if scoped else (),
             started_at=now,
             deadline=deadline,
             flow=flow,
@@ -164,9 +166,9 @@ class Runtime:
         max_cost: int | None,
     ) -> Forecast:
         if not budgets:
-            return Forecast()
+            return _NOTHING_KNOWN
         if max_cost is not None and all(budget.on_unpriced != "block" for budget in budgets):
-            return Forecast()
+            return _NOTHING_KNOWN
         with self._costs_lock:
             earlier = tuple(self._costs.get(name, ()))
         return replace(forecast(), typical=percentile_99(earlier))

@@ -67,6 +67,8 @@ class Budget:
     limit_nanos: int = field(init=False, repr=False)
     default_nanos: int = field(init=False, repr=False)
     limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
+    label: str = field(init=False, repr=False)
+    """its name, or what it says"""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -90,6 +92,7 @@ class Budget:
         if self.by and window is None:
             raise ConfigurationError("a budget with by= needs a window (day, month, total, …)")
         put(self, "limits_nanos", self._limits())
+        put(self, "label", self._says())
         if self.default_reservation is None:
             # At least one nano-dollar: an unknown cost is never taken for a free call.
             put(self, "default_nanos", max(self.limit_nanos // 20, 1))
@@ -109,12 +112,10 @@ class Budget:
             for value, amount in self.limits.items()
         }
 
-    @property
-    def label(self) -> str:
-        """Its name, or what it says."""
-        window = "" if self.window is None else f"/{self.window}"
+    def _says(self) -> str:
+        span = "" if self.window is None else f"/{self.window}"
         by = "" if not self.by else " by " + ",".join(self.by)
-        return self.name or f"{format_dollars(self.limit_nanos)}{window}{by}"
+        return self.name or f"{format_dollars(self.limit_nanos)}{span}{by}"
 
     def watch(self, attribution: Mapping[str, str], at: float, owner: str = "") -> Watch:
         """The account that this windowed budget means for a call, and its limit on it.

@@ -85,6 +85,7 @@ class GovernanceContext(Costs):
         "_prefix",
         "_spec",
         "_state",
+        "_watches",
         "_windowed",
     )
 
@@ -104,6 +105,7 @@ class GovernanceContext(Costs):
         self._lock = _unopened
         self._locks: Attribution = {}
         self._windowed: tuple[ScopedBudget, ...] = spec.windowed
+        self._watches: tuple[Watch, ...] | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -306,6 +308,11 @@ class GovernanceContext(Costs):
     @property
     def watches(self) -> tuple[Watch, ...]:
         """The limits, without a window, of its own budgets and of those around it."""
+        if self._watches is None:
+            self._watches = self._watch_all()
+        return self._watches
+
+    def _watch_all(self) -> tuple[Watch, ...]:
         return tuple(
             Watch(
                 account=str(context._number),

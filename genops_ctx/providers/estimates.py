@@ -85,7 +85,8 @@ def estimated_usages(
     """Usage that stands for unreported model calls, and how many are of an unknown model.
 
     ``answer`` is the text that came back, as far as it did. With ``input_only`` the model is taken to
-    have read, and to have written no more than that. Otherwise, without a text that was returned, a usual output is assumed.
+    have read, and to have written no more than that. Otherwise, without a text that was returned, a
+    usual output is assumed.
     """
     usages = []
     unknown = 0

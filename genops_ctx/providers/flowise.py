@@ -17,7 +17,7 @@ from ..attempt import Attempt, begin, finish_quietly
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
 from ..core.errors import ConfigurationError
-from ..core.money import Amount
+from ..core.money import Amount, nanos_up, parse_dollars
 from ..core.outcomes import Outcome
 from ..pricing.plans import fee_line
 from ..runtime import get_runtime
@@ -208,7 +208,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             flow=flow.id,
             defaults=defaults,
             attribution=checked,
-            max_cost=max_cost,
+            max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
             idempotency_key=idempotency_key,
             deadline=limits.total,
             forecast=expected,
