@@ -67,6 +67,7 @@ class MemoryStore:
             change = rule.release(self._holds.get(hold))
             if change is not None:
                 self._apply(hold, change)
+                self._lost.pop(hold, None)
                 self._end(hold, now)
 
     def extend(self, hold: str, expires_at: float) -> None:

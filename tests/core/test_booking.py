@@ -164,9 +164,7 @@ def test_an_unpriced_model_after_the_reservation_is_used_up_adds_nothing_and_is_
 
 
 def test_on_unpriced_allow_books_nothing_for_it() -> None:
-    charge = booked(
-        Outcome.COMPLETED, dataclasses.replace(ADMITTED, books_unpriced=False), usages=(MYSTERY,)
-    )
+    charge = booked(Outcome.COMPLETED, dataclasses.replace(ADMITTED, books_unpriced=False), usages=(MYSTERY,))
     assert charge.lines[0].cost is None
     assert charge.unpriced
 

@@ -153,6 +153,14 @@ def test_the_largest_budget_there_is() -> None:
         ({"default_reservation": -1}, "default_reservation must not be negative"),
         ({"default_reservation": "lots"}, "default_reservation"),
         ({"default_reservation": float("nan")}, "default_reservation must be finite"),
+        ({"on_store_error": "hope"}, "block, allow"),
+        ({"window": "day", "rollover": "yes"}, "True or False"),
+        ({"rollover": True}, "needs a window that ends"),
+        ({"window": "total", "rollover": True}, "needs a window that ends"),
+        ({"window": "24h", "rollover": True}, "needs a window that ends"),
+        ({"window": "11s"}, "12 seconds to 366 days"),
+        ({"window": "367d"}, "12 seconds to 366 days"),
+        ({"window": "0h"}, "choose one of"),
         ({"name": 5}, "name of a budget"),
         ({"name": " "}, "name of a budget"),
     ],
@@ -224,13 +232,21 @@ def test_watch_by_hand() -> None:
         scope="team=R&D|x,customer_id=50% = half (day:2026-11-21@Europe/Berlin)",
         ends_at=1_795_302_000.0,  # 2026-11-22 00:00 in Berlin
         enforced=True,
+        starts_at=1_795_302_000.0 - 86_400,
+        control="team=R%26D%7Cx&customer_id=50%25%20%3D%20half",
     )
 
 
 def test_watch_of_an_owner() -> None:
     budget = Budget("5/total", on_exceeded="warn", name="cap")
     assert budget.watch({}, NOON, "context a&b") == Watch(
-        "in:context%20a%26b|total", 5_000_000_000, "cap", "context a&b (total)", None, False
+        "in:context%20a%26b|total",
+        5_000_000_000,
+        "cap",
+        "context a&b (total)",
+        None,
+        False,
+        control="in:context%20a%26b",
     )
     assert budget.watch({}, NOON).scope == "all calls (total)"
 
@@ -238,6 +254,21 @@ def test_watch_of_an_owner() -> None:
 def test_a_budget_without_a_window_watches_no_account() -> None:
     with pytest.raises(ConfigurationError, match="no shared account"):
         Budget(5).watch({}, NOON)
+
+
+def test_watch_of_a_sliding_window() -> None:
+    watch = Budget("5/24h").watch({}, NOON, "job")
+    # twelfths of a day: 2 hours; 1795262400 / 7200 = 249342, in hexadecimal 3cdfe
+    assert watch.account == "in:job|last 1d:3cdfe"
+    assert (watch.starts_at, watch.ends_at) == (NOON, NOON + 7200)
+    assert watch.also[0] == "in:job|last 1d:3cdfd"
+    assert len(watch.also) == 12
+    assert watch.scope == "job (last 1d)"
+
+
+def test_watch_of_a_rollover() -> None:
+    watch = Budget("5/month", rollover=True).watch({}, NOON, "job")
+    assert (watch.account, watch.before) == ("in:job|month:2026-11-01", "in:job|month:2026-10-01")
 
 
 def test_missing_keys_share_the_account_of_none() -> None:
@@ -294,7 +325,8 @@ def test_two_owners_never_share_an_account(one: str, other: str) -> None:
 def test_two_windows_never_share_an_account(owner: str, window: Window, moment: float) -> None:
     other = next(w for w in Window if w is not window)
     assert (
-        Budget(5, window).watch({}, moment, owner).account != Budget(5, other).watch({}, moment, owner).account
+        Budget(5, window).watch({}, moment, owner).account
+        != Budget(5, other).watch({}, moment, owner).account
     )
 
 

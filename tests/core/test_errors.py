@@ -98,7 +98,9 @@ def test_a_completed_operation_carries_its_charges_through_pickle() -> None:
     assert AlreadyCompleted("x").charges == ()
 
 
-@pytest.mark.parametrize("kind", [PriceUnknown, OperationInProgress, LockedAttributeError, UnknownKeywordError])
+@pytest.mark.parametrize(
+    "kind", [PriceUnknown, OperationInProgress, LockedAttributeError, UnknownKeywordError]
+)
 def test_plain_errors_survive_pickle(kind: type[GovernanceError]) -> None:
     again = pickle.loads(pickle.dumps(kind("why")))
     assert (type(again), str(again)) == (kind, "why")

@@ -102,6 +102,12 @@ def test_what_is_not_an_amount_is_refused(given_: Any, says: str) -> None:
         parse_dollars(given_)
 
 
+def test_an_error_shows_no_more_than_40_characters_of_what_was_given() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse_dollars("x" * 500)
+    assert str(refused.value).count("x") == 40
+
+
 @given(signed)
 def test_rounding_is_to_the_next_nano_dollar_up_or_down(amount: Decimal) -> None:
     exact = Fraction(amount) * 10**9

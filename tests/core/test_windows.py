@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from genops_ctx.core.errors import ConfigurationError
-from genops_ctx.core.windows import Period, Window, check_time_zone, parse_window, period_of
+from genops_ctx.core.windows import Period, Sliding, Window, check_time_zone, parse_window, period_of
 
 HOUR = 3600.0
 
@@ -250,15 +250,47 @@ def test_walking_minutes_over_a_change_of_clocks(zone: str, around: str) -> None
         ("month", Window.MONTH),
         ("monthly", Window.MONTH),
         ("total", Window.TOTAL),
+        ("12s", Sliding(12)),
+        ("90m", Sliding(5400)),
+        (" 24H ", Sliding(86_400)),
+        ("7d", Sliding(604_800)),
+        ("366d", Sliding(366 * 86_400)),
     ],
 )
-def test_windows_by_name(text: str, window: Window) -> None:
-    assert parse_window(text) is window
+def test_windows_by_name(text: str, window: Window | Sliding) -> None:
+    assert parse_window(text) == window
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12, "12s"), (90, "90s"), (5400, "90m"), (7200, "2h"), (86_400, "1d"), (90_000, "25h")]
+)  # fmt: skip
+def test_a_sliding_window_in_words(seconds: int, text: str) -> None:
+    assert str(Sliding(seconds)) == text
+    assert parse_window(text) == Sliding(seconds)
+
+
+@given(st.integers(12, 40 * 86_400), instants, st.integers(0, 20))
+def test_a_sliding_window_counts_its_length_and_hardly_more(seconds: int, moment: float, back: int) -> None:
+    """The oracle takes the parts that count and asks which instants they hold."""
+    window = Sliding(seconds)
+    now = period_of(window, moment)
+    assert now.end is not None
+    assert now.start <= moment < now.end
+    counted = {now.key, *now.also}
+    part = now.end - now.start
+    assert part == -(-seconds // 12)  # a twelfth, in whole seconds
+    earlier = period_of(window, now.start - back * part)
+    assert (earlier.key in counted) == (back <= 12)
+    assert period_of(window, moment - seconds).key in counted, "never less than its length"
+    # a twelfth more, and twelve parts rounded up to whole seconds
+    assert period_of(window, moment - seconds * 13 / 12 - 13).key not in counted, "hardly more"
 
 
 @pytest.mark.parametrize("text", ["", "days", "fortnight", "year", "1", "day week", "d" * 10_000])
 def test_no_such_window(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="choose one of minute, hour, day, week, month, total") as raised:
+    with pytest.raises(
+        ConfigurationError, match="choose one of minute, hour, day, week, month, total"
+    ) as raised:
         parse_window(text)
     assert len(str(raised.value)) < 200
 
