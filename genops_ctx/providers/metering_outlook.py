@@ -38,6 +38,7 @@ class FlowOutlook:
         """Whether the cost of a call will be exact, without doing more."""
         return (
             self.metering == "reported"
+            and bool(self.models)
             and not (self.gaps or self.unpriced or self.upper)
             and not any(model.endswith("/?") for model in self.models)
         )
@@ -48,6 +49,8 @@ class FlowOutlook:
         if self.metering == "estimated":
             return "estimated"
         route = "from the answer" if self.metering == "reported" else "from evaluation metrics"
+        if not self.models:
+            return f"{route}, as far as it reports"
         if self.gaps:
             return f"partly estimated, the rest {route}"
         if self.upper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -187,6 +188,28 @@ def test_a_folder_that_may_not_be_written_ends_with_1(
     tmp_path.chmod(0o700)
     assert result.exit_code == 1
     assert "could not be written" in result.output
+
+
+def test_a_file_that_cannot_be_put_in_its_place_ends_with_1_and_leaves_no_draft(
+    command: Command, flowise_stand_in: FlowiseStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    result = command("init", "--yes", "--url", flowise_stand_in.url)
+    assert result.exit_code == 1
+    assert "could not be written: No space left on device" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_another_setting_makes_unusable_says_so(
+    command: Command, flowise_stand_in: FlowiseStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENOPS_MODE", "enforced")
+    result = command("init", "--yes", "--url", flowise_stand_in.url)
+    assert result.exit_code == 1
+    assert "is written, but cannot be used: mode must be one of" in result.output
 
 
 def test_a_draft_that_is_in_the_way_ends_with_1(

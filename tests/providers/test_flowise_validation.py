@@ -25,7 +25,9 @@ from genops_ctx.providers.flowise_validation import (
     quick_test_flow,
     validate_flowise_setup,
 )
-from genops_ctx.runtime import reset_runtime
+from genops_ctx.providers.server_checks import ServerInspection
+from genops_ctx.providers.transport import new_session
+from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.testing import GUIDE_FLOWS, Flow, FlowiseStandIn, ModelNode
 from genops_ctx.testing.loopback import Loopback, Reply, Request, json_reply
 
@@ -335,6 +337,35 @@ def test_a_flow_list_that_fails_is_an_error(locked: FlowiseStandIn, status: int)
     assert str(status) in result.issues[-1].message
 
 
+def test_executions_that_cannot_be_read_are_no_error(locked: FlowiseStandIn) -> None:
+    locked.fail_next(500, on="/executions")
+    result = validate_flowise_setup(locked.url, KEY)
+    assert result.is_valid
+    assert "could not be found out" in result.issues[-1].message
+    assert result.permissions == ("chatflows:view or agentflows:view",)
+
+
+def test_no_time_left_is_an_issue(flowise_stand_in: FlowiseStandIn) -> None:
+    with new_session() as session:
+        inspection = ServerInspection(flowise_stand_in.url, None, session, 1e-9, Runtime())
+        inspection.run()
+    (issue,) = inspection.issues
+    assert "leaves no time" in issue.message
+    assert flowise_stand_in.requests == []
+
+
+def test_a_defect_of_a_check_is_an_issue(
+    flowise_stand_in: FlowiseStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: ServerInspection) -> None:
+        raise RuntimeError(KEY)
+
+    monkeypatch.setattr(ServerInspection, "_list_flows", broken)
+    result = validate_flowise_setup(flowise_stand_in.url)
+    assert errors(result) == ["connection"]
+    assert result.issues[-1].message == "the checks could not go on (RuntimeError)"
+
+
 # -- bad values ----------------------------------------------------------------------------------------
 
 
@@ -373,6 +404,16 @@ def test_a_bad_settings_file_is_an_issue_and_the_rest_is_checked(
     assert errors(result) == ["settings"]
     assert "genops.toml" in result.issues[0].message
     assert result.available_chatflows == NAMES
+
+
+def test_a_bad_file_of_prices_is_an_issue_and_shipped_prices_are_shown(
+    flowise_stand_in: FlowiseStandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "prices.toml").write_text("[[[ broken")
+    (tmp_path / "genops.toml").write_text('prices = "prices.toml"\n')
+    result = validate_flowise_setup(flowise_stand_in.url)
+    assert errors(result) == ["prices"]
+    assert result.flows[0].unpriced == ()
 
 
 # -- showing it ----------------------------------------------------------------------------------------

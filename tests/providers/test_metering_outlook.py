@@ -10,7 +10,8 @@ from genops_ctx.pricing.catalogue import Catalogue
 from genops_ctx.providers.metering_outlook import FlowOutlook, flow_outlook
 from genops_ctx.testing import Flow, ModelNode
 from genops_ctx.testing.flow_data import chatflow_record
-from genops_ctx.wire.flows import parse_flow
+from genops_ctx.wire.flows import FlowDefinition, FlowKind, parse_flow
+from genops_ctx.wire.flows import ModelNode as WireNode
 
 AT = 1_767_225_600.0  # 2026-01-01
 PRICES = Catalogue(())
@@ -57,6 +58,29 @@ def test_a_model_chosen_at_run_time_is_neither_priced_nor_missing() -> None:
     assert found.models == ("openai/?",)
     assert found.unpriced == ()
     assert not found.exact
+
+
+@pytest.mark.parametrize("definition", [None, "{broken", '{"nodes":[]}'])
+def test_nothing_exact_is_promised_of_a_definition_without_models(definition: str | None) -> None:
+    found = outlook(agentflow(), flowData=definition)
+    assert found.models == ()
+    assert not found.exact
+    assert found.summary == "from the answer, as far as it reports"
+
+
+def test_calls_of_memory_questions_and_embeddings_are_gaps() -> None:
+    parts = FlowDefinition(
+        kind=FlowKind.AGENTFLOW,
+        model_nodes=(
+            WireNode("llm", "LLM", "chatOpenAI", "gpt-4o-mini"),
+            WireNode("llm", "LLM", "openAIEmbeddings", "text-embedding-3-small", role="embedding"),
+        ),
+        summary_memory_nodes=("Writer",),
+        dynamic_human_input_nodes=("Approval",),
+    )
+    found = flow_outlook(parts, PRICES, AT)
+    assert found.gaps == ("summary memory of Writer", "question written by Approval", "embeddings")
+    assert found.unpriced == ()
 
 
 def test_structured_output_is_a_gap() -> None:
