@@ -132,7 +132,30 @@ class _Step:
         )
         if read and audio and self.audio_overlap:
             total += self.overlap(usage) * self.audio_overlap
-        return total
+        return total + self.input_twice(usage) + self.output_twice(usage)
+
+    def input_twice(self, usage: Usage) -> int:
+        """What to add where parts of the input must overlap; in units.
+
+        Tokens counted in two parts that are both priced apart (audio that was also written to the
+        cache) pay both prices: no data says what they cost together, and less could fall below nought.
+        """
+        if not (usage.input_audio_tokens and self.input_audio):
+            return 0
+        over = usage.input_audio_tokens - usage.input_tokens
+        if self.cache_read:
+            over += usage.cache_read_tokens - self.overlap(usage)
+        if self.cache_write:
+            over += usage.cache_write_tokens
+        if self.cache_write_1h:
+            over += usage.cache_write_1h_tokens
+        return max(0, over) * self.input
+
+    def output_twice(self, usage: Usage) -> int:
+        """The same for reasoning that is also audio."""
+        if not (self.reasoning and self.output_audio):
+            return 0
+        return max(0, usage.reasoning_tokens + usage.output_audio_tokens - usage.output_tokens) * self.output
 
     def overlap(self, usage: Usage) -> int:
         """How many tokens to take as cached audio, which usage does not say: the dearest possible."""
@@ -179,14 +202,15 @@ class CompiledPrice:
         written, kept = usage.cache_write_tokens, usage.cache_write_1h_tokens
         overlap = step.overlap(usage) if read and audio else 0
         units = {
-            "input": (usage.input_tokens - read - written - kept - audio + overlap) * step.input,
+            "input": (usage.input_tokens - read - written - kept - audio + overlap) * step.input
+            + step.input_twice(usage),
             "cache_read": (read - overlap) * (step.input + step.cache_read),
             "cache_write": written * (step.input + step.cache_write),
             "cache_write_1h": kept * (step.input + step.cache_write_1h),
             "input_audio": (audio - overlap) * (step.input + step.input_audio),
             "cached_audio": overlap * (step.audio_overlap + step.input + step.cache_read + step.input_audio),
-            "output": (usage.output_tokens - usage.reasoning_tokens - usage.output_audio_tokens)
-            * step.output,
+            "output": (usage.output_tokens - usage.reasoning_tokens - usage.output_audio_tokens) * step.output
+            + step.output_twice(usage),
             "reasoning": usage.reasoning_tokens * (step.output + step.reasoning),
             "output_audio": usage.output_audio_tokens * (step.output + step.output_audio),
             "request": step.request,
@@ -239,22 +263,24 @@ class CompiledPrice:
 
 
 class DelegatedPrice:
-    """A price that only its source can work out, as a function from usage to exact dollars."""
+    """A price that only its source can work out: a function from usage to exact dollars, or None."""
 
     __slots__ = ("_calculate",)
 
-    def __init__(self, calculate: Callable[[Usage], Decimal]) -> None:
+    def __init__(self, calculate: Callable[[Usage], Decimal | None]) -> None:
         self._calculate = calculate
 
-    def nanos(self, usage: Usage) -> int:
-        return nanos_up(self._calculate(usage))
+    def nanos(self, usage: Usage) -> int | None:
+        exact = self._calculate(usage)
+        return None if exact is None else nanos_up(exact)
 
-    def exact(self, usage: Usage) -> Decimal:
+    def exact(self, usage: Usage) -> Decimal | None:
         return self._calculate(usage)
 
-    def breakdown(self, usage: Usage) -> dict[str, Decimal]:
+    def breakdown(self, usage: Usage) -> dict[str, Decimal] | None:
         """The whole under one name: only the source knows its parts."""
-        return {"total": self._calculate(usage)}
+        exact = self._calculate(usage)
+        return None if exact is None else {"total": exact}
 
     def rates(self) -> tuple[Tier, ...]:
         """None that could be shown."""

@@ -174,8 +174,8 @@ def _rates(prices: dict[str, Decimal | TieredPrices], above: int) -> Rates:
     )
 
 
-def _library_price(row: ModelPrice, usage: Usage) -> Decimal:
-    """Ask genai-prices itself, under our own decimal context."""
+def _library_price(row: ModelPrice, usage: Usage) -> Decimal | None:
+    """Ask genai-prices itself, under our own decimal context; None for usage it wants told more of."""
     counts = LibraryUsage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
@@ -186,8 +186,11 @@ def _library_price(row: ModelPrice, usage: Usage) -> Decimal:
         input_audio_tokens=usage.input_audio_tokens,
         output_audio_tokens=usage.output_audio_tokens,
     )
-    with localcontext(EXACT):
-        return row.calc_price(counts)["total_price"]
+    try:
+        with localcontext(EXACT):
+            return row.calc_price(counts)["total_price"]
+    except ValueError:
+        return None
 
 
 def _constraints(model: ModelInfo, variants: bool) -> Iterator[StartDateConstraint | TimeOfDateConstraint]:

@@ -173,8 +173,24 @@ def test_what_cannot_be_compiled_is_asked_of_the_library() -> None:
     expected = Decimal(500 * 5 + 500 * 7 + 10 * 2) / 10**6
     assert prices.exact(call, NOW) == expected
     assert prices.nanos(call, NOW) == prices.quote(call, NOW).nanos == int(expected * 10**9)
+    assert prices.quote(call, NOW).note == ""
     assert prices.breakdown(call, NOW) == {"total": expected}
     assert prices.rates("acme", "m", NOW) == ((0, {}),)
+    # Parts that do not fit together are refused by the library: unknown, not an error.
+    odd = Usage("acme", "m", input_tokens=10, output_tokens=1, reasoning_tokens=1, output_audio_tokens=1)
+    assert prices.exact(odd, NOW) == Decimal("0.000052")
+
+
+def test_usage_the_library_wants_told_more_of_has_no_price() -> None:
+    """Cached audio has a price of its own here, beside one for text: how many tokens were both?"""
+    keys = ("input_mtok", "input_text_mtok", "input_audio_mtok", "cache_read_mtok", "output_mtok")
+    more = ("cache_text_read_mtok", "cache_audio_read_mtok")
+    prices = only(model(ModelPrice(**dict.fromkeys((*keys, *more), Decimal(1)))))
+    call = Usage("acme", "m", input_tokens=10, cache_read_tokens=5, input_audio_tokens=5)
+    assert prices.quote(call, NOW).nanos is None
+    assert prices.exact(call, NOW) is None
+    assert prices.breakdown(call, NOW) is None
+    assert prices.nanos(call, NOW) is None
 
 
 def test_a_row_without_prices_is_free_and_says_so() -> None:

@@ -225,3 +225,51 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert overrides_path() == tmp_path / "genops_ctx" / "prices.toml"
     monkeypatch.delenv("XDG_CONFIG_HOME")
     assert overrides_path() == Path.home() / ".config" / "genops_ctx" / "prices.toml"
+
+
+def test_rates_of_every_kind_by_tier() -> None:
+    """Kinds that cost what their whole costs are left out."""
+    prices = Catalogue(
+        [
+            PriceOverride(
+                "acme", "m", input=1, output=2, cache_read=3, cache_write=4, cache_write_1h=5, reasoning=6,
+                input_audio=7, output_audio=8, per_request=9,
+                tiers=(PriceTier(10, input=11, output=12, reasoning=12, cache_read=11),),
+            ),
+        ]
+    )  # fmt: skip
+    common = {"cache_write": 4, "cache_write_1h": 5, "input_audio": 7, "output_audio": 8, "request": 9}
+    assert prices.rates("acme", "m", NOW) == (
+        (0, {"input": 1, "output": 2, "cache_read": 3, "reasoning": 6, **common}),
+        (10, {"input": 11, "output": 12, **common}),
+    )
+
+
+def test_a_breakdown_by_hand() -> None:
+    """10 of each kind, of 100 in and 100 out; what is left of the wholes pays the whole's price."""
+    prices = Catalogue(
+        [
+            PriceOverride(
+                "acme", "m", input=1, output=2, cache_read=3, cache_write=4, cache_write_1h=5, reasoning=6,
+                input_audio=7, output_audio=8, per_request=9,
+            ),
+        ]
+    )  # fmt: skip
+    call = Usage(
+        "acme", "m", input_tokens=100, output_tokens=100, cache_write_tokens=10, cache_write_1h_tokens=10,
+        reasoning_tokens=10, input_audio_tokens=10, output_audio_tokens=10,
+    )  # fmt: skip
+    micro = Decimal("0.000001")
+    assert prices.breakdown(call, NOW) == {
+        "input": 70 * micro,
+        "cache_write": 40 * micro,
+        "cache_write_1h": 50 * micro,
+        "input_audio": 70 * micro,
+        "output": 160 * micro,
+        "reasoning": 60 * micro,
+        "output_audio": 80 * micro,
+        "request": 9,
+    }
+    # All of 10 tokens are both cached and audio: they cost what audio costs.
+    both = Usage("acme", "m", input_tokens=10, cache_read_tokens=10, input_audio_tokens=10)
+    assert prices.breakdown(both, NOW) == {"cached_audio": 70 * micro, "request": 9}

@@ -242,9 +242,14 @@ def test_a_tier_takes_every_token_just_past_its_threshold(
         (threshold + gap, second),
         (threshold + gap + 1, second | highest),
     ):
-        found = prices.exact(Usage("acme", "m", input_tokens=size, output_tokens=output), NOW)
+        call = Usage("acme", "m", input_tokens=size, output_tokens=output)
+        found, expected = (
+            prices.exact(call, NOW),
+            rational(rates, {"input_tokens": size, "output_tokens": output}),
+        )
         assert found is not None
-        assert Fraction(found) == rational(rates, {"input_tokens": size, "output_tokens": output})
+        assert Fraction(found) == expected
+        assert prices.nanos(call, NOW) == ceil(expected * 10**9)
 
 
 def test_a_tier_by_hand() -> None:
@@ -557,6 +562,70 @@ def test_cached_audio_by_hand() -> None:
     assert catalogue().quote(replace(call, cache_read_tokens=0), NOW).note == ""
     whole = replace(call, input_tokens=10**6)  # every token is both
     assert catalogue().exact(whole, NOW) == Decimal("0.03")
+
+
+full = {"input_tokens": 10, "output_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("parts", "cost"),
+    [
+        # per million: input 1, output 2, read 3, write 4, hour 5, reasoning 6, audio 7, spoken 8
+        ({"cache_write_tokens": 10, "input_audio_tokens": 10}, 40 + 70 + 20),
+        ({"cache_write_1h_tokens": 10, "input_audio_tokens": 10}, 50 + 70 + 20),
+        ({"cache_write_tokens": 5, "input_audio_tokens": 5}, 20 + 35 + 20),  # need not overlap
+        ({"cache_write_tokens": 5, "input_audio_tokens": 8}, 20 + 56 + 20),
+        ({"cache_read_tokens": 4, "cache_write_tokens": 6, "input_audio_tokens": 6}, 12 + 24 + 42 + 20),
+        ({"reasoning_tokens": 10, "output_audio_tokens": 10}, 10 + 60 + 80),
+        ({"reasoning_tokens": 6, "output_audio_tokens": 6}, 10 + 36 + 48),
+        ({"reasoning_tokens": 4, "output_audio_tokens": 6}, 10 + 24 + 48),
+    ],
+)
+def test_parts_that_overlap_pay_both_prices(parts: dict[str, int], cost: int) -> None:
+    """In millionths of a dollar. In the fifth, all audio may have been written, which is the dearest."""
+    rates = dict(
+        zip(
+            ("input", "output", *PARTS[:3], "reasoning", "input_audio", "output_audio"),
+            range(1, 9),
+            strict=True,
+        )
+    )
+    prices, call = (
+        custom({kind: Decimal(rate) for kind, rate in rates.items()}),
+        usage("acme", "m", full | parts),
+    )
+    assert prices.exact(call, NOW) == Decimal(cost) / 10**6
+
+
+@given(tokens=counts(), rates=priced(), more=st.dictionaries(st.sampled_from(PARTS), st.integers(0, 10**6)))
+def test_no_cost_is_below_nought(
+    tokens: dict[str, int], rates: dict[str, Decimal], more: dict[str, int]
+) -> None:
+    """However the parts overlap."""
+    for kind in ("input_audio", "reasoning", "output_audio"):
+        whole = "input_tokens" if kind == "input_audio" else "output_tokens"
+        tokens[f"{kind}_tokens"] = min(tokens[whole], more.get(kind, 0))
+    prices, call = custom(rates), usage("acme", "m", tokens)
+    exact, parts = prices.exact(call, NOW), prices.breakdown(call, NOW)
+    assert exact is not None
+    assert parts is not None
+    assert exact >= 0
+    assert sum(map(Fraction, parts.values())) == Fraction(exact)
+
+
+def test_the_tier_is_chosen_by_the_input_everywhere() -> None:
+    """1 token in, 100 out: the tier above 10 is not reached. 100 in: it is."""
+    tier = PriceTier(10, input=5, output=5, cache_read=1)
+    prices = custom({"input": Decimal(1), "output": Decimal(2)}, tiers=(tier,))
+    low, high = (Usage("acme", "m", input_tokens=size, output_tokens=100) for size in (1, 100))
+    micro = Decimal("0.000001")
+    assert prices.breakdown(low, NOW) == {"input": micro, "output": 200 * micro}
+    assert prices.breakdown(high, NOW) == {"input": 500 * micro, "output": 500 * micro}
+    for size, noted in ((10, False), (11, True)):
+        call = Usage(
+            "acme", "m", input_tokens=size, output_tokens=5, cache_read_tokens=2, input_audio_tokens=2
+        )
+        assert bool(prices.quote(call, NOW).note) == noted
 
 
 @given(size=sizes, at=moments)
