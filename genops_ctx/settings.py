@@ -48,9 +48,9 @@ class Settings:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
         for name in ("store", "ledger"):
             if getattr(self, name) != "memory://":
+                scheme = getattr(self, name).partition("://")[0][:20]
                 raise ConfigurationError(
-                    f"{name} {getattr(self, name).partition('://')[0][:20]!r} is not available in this version; "
-                    "it has memory://"
+                    f"{name} {scheme!r} is not available in this version; it has memory://"
                 )
 
 

@@ -68,21 +68,23 @@ class _Streaming:
                     yield {"event": event.event, "data": event.data}
                     if self._over():
                         return
-            raise FlowiseStreamError(
-                f"{self._what} failed: the stream broke off before its end; an estimate is booked"
-            )
-        except FlowiseStreamError as error:
-            self.end(Outcome.TRUNCATED, error)
-            raise
-        except FlowiseError as error:
-            self.end(error.outcome, error)
-            raise
-        except StreamTooLarge as error:
-            self.end(Outcome.TRUNCATED, error)
-            raise FlowiseStreamError(f"{self._what} failed: {error}") from None
+            raise self._broken("the stream broke off before its end; an estimate is booked")
+        except Exception as error:
+            if self._over():
+                return  # closed meanwhile, by another thread
+            if isinstance(error, StreamTooLarge):
+                error = self._broken(str(error))
+            if isinstance(error, FlowiseError):
+                self.end(error.outcome, error)
+            raise error from error.__cause__
 
     def _over(self) -> bool:
         return self._done
+
+    def _broken(self, why: str) -> FlowiseStreamError:
+        error = FlowiseStreamError(f"{self._what} failed: {why}")
+        error.outcome = Outcome.TRUNCATED
+        return error
 
     def _error(self, problem: Problem) -> FlowiseError:
         error = problem_error(problem, self._what, self.body.response)
@@ -98,7 +100,7 @@ class _Streaming:
         try:
             self.charge = self._finish(outcome, self.reader, error)
         finally:
-            self.body.response.close()
+            self.body.close()
         if isinstance(error, FlowiseError):
             error.charge = self.charge
 

@@ -28,10 +28,13 @@ __all__ = ["DeadlineAdapter", "Exchange", "exchange"]
 class Exchange:
     """One request and its answer: until when, and how far it got. Times are ``time.monotonic``."""
 
-    __slots__ = ("ends_at", "sent")
+    __slots__ = ("ends_at", "process", "sent", "sock")
 
     def __init__(self, seconds: float) -> None:
         self.ends_at = time.monotonic() + seconds
+        self.process = os.getpid()
+        self.sock: socket.socket | None = None
+        """what the answer comes by, once it does"""
         self.sent: bool | None = None
         """None while nobody watches; False once connecting; True once bytes of the request may have left"""
 
@@ -139,6 +142,7 @@ class _Bounded:
     def getresponse(self) -> Any:
         current = exchange.get()
         if current is not None:
+            current.sock = self.sock
             self.response_class = partial(_Response, current=current)
         try:
             return super().getresponse()  # type: ignore[misc]

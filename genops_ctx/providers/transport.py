@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +59,6 @@ class Limits:
             )
         total = _seconds(timeout)
         return cls(min(base.connect, total), total)
-
 
     def half_of(self, current: Exchange) -> Limits:
         """The same, within half of what the exchange has left."""
@@ -136,9 +137,20 @@ class Body:
         for chunk in self:
             parts += chunk
             if len(parts) > MAX_ANSWER_BYTES:
-                self.response.close()
+                self.close()
                 break
         return bytes(parts)
+
+    def close(self) -> None:
+        """Hang up, also on a thread that is reading: it sees the end of the answer."""
+        sock = self._exchange.sock
+        # A child that was forked meanwhile would hang up for its parent. And without its connection the
+        # answer was read to the end, and the socket may work for another.
+        ours = self._exchange.process == os.getpid() and self.response.raw.connection is not None
+        if sock is not None and ours:
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        self.response.close()
 
 
 class Transport:
@@ -254,7 +266,7 @@ def _network_error(what: str, current: Exchange, error: BaseException) -> Flowis
     if isinstance(error, requests.exceptions.InvalidHeader):
         # Its text quotes the header, which may be a key.
         raise ConfigurationError(
-            f"{what} failed: a header of adapter.session is not valid; headers are strings without line breaks"
+            f"{what} failed: a header of adapter.session is not valid; headers are strings of one line"
         ) from None
     if any(_is_timeout(cause) for cause in causes):
         if not left:

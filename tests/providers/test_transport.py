@@ -374,7 +374,16 @@ def test_broken_answers(answer):
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"text": "Four par', b"", b"[1, 2]", b'"text"', b"null", b'{"text": NaN}', b"[" * 100_000, b"\xff\xfe"],
+    [
+        b'{"text": "Four par',
+        b"",
+        b"[1, 2]",
+        b'"text"',
+        b"null",
+        b'{"text": NaN}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
     ids=["cut", "empty", "array", "string", "null", "NaN", "deep", "not UTF-8"],
 )
 def test_answers_that_are_not_a_json_object(body):
