@@ -67,9 +67,10 @@ def demo(flows: tuple[str, ...], budget: str, built_in: bool, yes: bool) -> None
                 _on_stand_in(console, stack, flows, budget)
             else:
                 _on_flowise(console, stack, url, flows, budget, yes)
-        except GovernanceError as problem:
-            hint = "" if built_in or not url else "\n`genops-ctx demo --stand-in` runs without a Flowise."
-            raise click.ClickException(f"{problem}{hint}") from None
+        except GovernanceError:
+            if url and not built_in:
+                click.echo("`genops-ctx demo --stand-in` runs without a Flowise.", err=True)
+            raise
 
 
 def _on_stand_in(console: Console, stack: ExitStack, flows: Sequence[str], budget: str) -> None:

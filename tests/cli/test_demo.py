@@ -96,7 +96,7 @@ def test_a_budget_that_is_spent_stops_the_workflow():
 
 def test_a_bad_budget_is_an_error_that_says_so():
     shown = run("--budget", "nan")
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert shown.output.splitlines()[-1].startswith("Error: budget must be")
 
 
@@ -163,7 +163,7 @@ def test_what_goes_wrong_is_said_in_one_message(prepared, monkeypatch):
             flowise.stop()
         named = {"no such flow": ["onyl"], "too many": ["a", "b", "c", "d"]}.get(prepared, [])
         shown = run(*(part for flow in named for part in ("--flow", flow)))
-        assert shown.exit_code == 1
+        assert shown.exit_code == (2 if prepared in ("no flows", "too many") else 1)
         expected = {
             "no such flow": "did you mean 'only'?",
             "no flows": "has no flow that the demo can ask",
