@@ -130,9 +130,13 @@ class _Step:
             + usage.reasoning_tokens * self.reasoning
             + usage.output_audio_tokens * self.output_audio
         )
-        if read and audio and self.audio_overlap:
-            total += self.overlap(usage) * self.audio_overlap
-        return total + self.input_twice(usage) + self.output_twice(usage)
+        if audio:
+            if read and self.audio_overlap:
+                total += self.overlap(usage) * self.audio_overlap
+            total += self.input_twice(usage)
+        if usage.output_audio_tokens:
+            total += self.output_twice(usage)
+        return total
 
     def input_twice(self, usage: Usage) -> int:
         """What to add where parts of the input must overlap; in units.
@@ -140,7 +144,7 @@ class _Step:
         Tokens counted in two parts that are both priced apart (audio that was also written to the
         cache) pay both prices: no data says what they cost together, and less could fall below nought.
         """
-        if not (usage.input_audio_tokens and self.input_audio):
+        if not self.input_audio:
             return 0
         over = usage.input_audio_tokens - usage.input_tokens
         if self.cache_read:
