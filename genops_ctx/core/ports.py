@@ -104,6 +104,13 @@ class AccountStore(Protocol):
 
     def set_control(self, key: str, control: Control) -> None: ...
 
+    def mark(self, key: str, now: float, until: float | None) -> bool:
+        """Set a mark that is not there: True for the one caller that sets it, until ``until``.
+
+        ``until`` is when it is gone (epoch seconds), None for never; a mark that is over counts as absent.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -37,6 +37,8 @@ class MemoryStore:
         self._controls: dict[str, Control] = {}
         self._windows: set[str] = set()
         self._closed: list[tuple[float, str]] = []
+        self._marks: dict[str, float | None] = {}
+        self._marks_end: list[tuple[float, str]] = []
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         with self._lock:
@@ -113,6 +115,19 @@ class MemoryStore:
     def set_control(self, key: str, control: Control) -> None:
         with self._lock:
             self._controls[key] = control
+
+    def mark(self, key: str, now: float, until: float | None) -> bool:
+        with self._lock:
+            while self._marks_end and self._marks_end[0][0] <= now:
+                over, name = heapq.heappop(self._marks_end)
+                if self._marks.get(name) == over:
+                    del self._marks[name]
+            if key in self._marks:
+                return False
+            self._marks[key] = until
+            if until is not None:
+                heapq.heappush(self._marks_end, (until, key))
+            return True
 
     def close(self) -> None:
         """Nothing to close."""
