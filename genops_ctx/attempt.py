@@ -25,10 +25,14 @@ __all__ = ["Attempt", "begin"]
 log = logging.getLogger("genops_ctx")
 
 
+_finishing = threading.Lock()
+"""Held only to see who is first to finish an attempt."""
+
+
 class Attempt:
     """A call that was admitted. It is finished once; whoever comes later changes nothing."""
 
-    __slots__ = ("_done", "_lock", "admitted", "charge", "context", "runtime", "span")
+    __slots__ = ("_done", "admitted", "charge", "context", "runtime", "span")
 
     def __init__(
         self,
@@ -42,7 +46,6 @@ class Attempt:
         self.runtime = runtime
         self.span = span
         self.charge: Charge | None = None
-        self._lock = threading.Lock()
         self._done = False
 
     @property
@@ -59,7 +62,7 @@ class Attempt:
         The first to come books; later ones get the same charge. ``error`` goes to the span, by its
         type.
         """
-        with self._lock:
+        with _finishing:
             if self._done:
                 return self.charge
             self._done = True

@@ -46,7 +46,7 @@ def hold_id(operation: str, attempt: int) -> str:
 
 def memo_of(call: Call, context: GovernanceContext | None) -> str:
     """What the store keeps with a reservation, so that its loss can be booked by another process."""
-    path = [] if context is None else [scope.id for scope in context.path]
+    path = [] if context is None else context.ids
     return json.dumps(
         [call.name, call.flow, dict(call.attribution), path, call.started_at], separators=(",", ":")
     )

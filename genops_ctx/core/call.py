@@ -169,31 +169,34 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
     The second refusing undoes the first. Nothing has been sent, whatever it answers.
     """
     expectation = call.expectation
-    wish = Reserve(
-        id=hold_id(call.operation, 1),
-        amount=expectation.amount,
-        watches=_as_enforced(call, call.watches),
-        expires_at=call.started_at + call.deadline + GRACE,
-        at_most=expectation.at_most,
-        free=expectation.free,
-        keyed=call.keyed,
-    )
+    amount, at_most, free = expectation.amount, expectation.at_most, expectation.free
+    expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
     if context is not None:
-        here = context.reserve(wish._replace(watches=_as_enforced(call, context.watches)))
+        here = context.reserve(
+            Reserve("", amount, _as_enforced(call, context.watches), expires_at, at_most, free)
+        )
         if isinstance(here, Refusal):
             context.refuse()
             return _refused(call, here)
-        held_here = here.reserved
-        passed = tuple(watch.budget for watch in here.passed)
-    amount = held_here if context is not None else wish.amount
+        amount = held_here = here.reserved
+        passed = tuple([watch.budget for watch in here.passed])
     attempt = 1
     stored = bool(call.watches) or call.keyed
     flags: tuple[str, ...] = ()
     if stored:
         answer: object = None
-        wish = wish._replace(amount=amount, memo=memo_of(call, context))
+        wish = Reserve(
+            hold_id(call.operation, 1),
+            amount,
+            _as_enforced(call, call.watches),
+            expires_at,
+            at_most,
+            free,
+            call.keyed,
+            memo_of(call, context),
+        )
         try:
             answer = yield Hold(wish, call.started_at)
             if isinstance(answer, WrongWindow) and call.rewatch is not None:
@@ -236,11 +239,11 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
         attempt=attempt,
         flow=call.flow,
         attribution=call.attribution,
-        context_path=tuple(scope.id for scope in context.path) if context is not None else (),
+        context_path=context.ids if context is not None else (),
         started_at=call.started_at,
         reserved=amount,
         held_here=held_here,
-        accounts=tuple(dict.fromkeys(watch.account for watch in wish.watches)) if stored else (),
+        accounts=tuple(dict.fromkeys([watch.account for watch in wish.watches])) if stored else (),
         stored=stored,
         because=expectation.because,
         books_unpriced=call.books_unpriced,

@@ -78,6 +78,7 @@ class GovernanceContext(Costs):
         "_attribution",
         "_children",
         "_hidden",
+        "_ids",
         "_locks",
         "_number",
         "_outer",
@@ -106,6 +107,7 @@ class GovernanceContext(Costs):
         self._locks: Attribution = {}
         self._windowed: tuple[ScopedBudget, ...] = spec.windowed
         self._watches: tuple[Watch, ...] | None = None
+        self._ids: tuple[str, ...] | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -221,6 +223,13 @@ class GovernanceContext(Costs):
     def id(self) -> str:
         """Unique over processes."""
         return f"{self._prefix}-{self._number:x}"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of its path, outermost first."""
+        if self._ids is None:
+            self._ids = tuple([scope.id for scope in self._path])
+        return self._ids
 
     @property
     def name(self) -> str:
@@ -352,11 +361,11 @@ class GovernanceContext(Costs):
         """
         path = self._path
         with self._lock:
-            accounts = {
-                str(context._number): Account(context._totals.spent, context._totals.reserved)
-                for context in path
-                if context._spec.budgets
-            }
+            accounts = {}
+            for context in path if wish.watches else ():
+                if context._spec.budgets:
+                    totals = context._totals
+                    accounts[str(context._number)] = Account(totals.spent, totals.reserved)
             change = reserve(wish, accounts)
             if not isinstance(change, Change):
                 assert isinstance(change, Refusal), "budgets of a context have no window"

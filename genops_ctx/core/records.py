@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
@@ -55,10 +56,11 @@ _ORDER = (Exactness.EXACT, Exactness.UPPER, Exactness.ESTIMATED, Exactness.UNKNO
 
 def least_exact(values: Iterable[Exactness]) -> Exactness:
     """The weakest of several; ``exact`` for none, since nothing was left out."""
-    worst = 0
+    worst = Exactness.EXACT
     for value in values:
-        worst = max(worst, _ORDER.index(value))
-    return _ORDER[worst]
+        if value is not worst and _ORDER.index(value) > _ORDER.index(worst):
+            worst = value
+    return worst
 
 
 MAX_TOKENS = 10**12
@@ -94,12 +96,9 @@ class Usage:
     def __post_init__(self) -> None:
         if type(self.provider) is not str or type(self.model) is not str:
             raise ConfigurationError("usage needs provider and model as strings")
-        for name in _COUNTS:
-            count = getattr(self, name)
-            if type(count) is not int:
-                raise ConfigurationError(f"{name} must be an int of tokens, not {type(count).__name__}")
-            if count < 0 or count > MAX_TOKENS:
-                raise ConfigurationError(f"{name} must be between 0 and {MAX_TOKENS}, not {count}")
+        for count in _counts(self):
+            if type(count) is not int or not 0 <= count <= MAX_TOKENS:
+                raise ConfigurationError(_bad_count(self))
         cached = self.cache_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
         if cached > self.input_tokens:
             raise ConfigurationError(
@@ -158,6 +157,17 @@ _COUNTS = (
     "input_audio_tokens",
     "output_audio_tokens",
 )
+_counts = attrgetter(*_COUNTS)
+
+
+def _bad_count(usage: Usage) -> str:
+    for name in _COUNTS:
+        count = getattr(usage, name)
+        if type(count) is not int:
+            return f"{name} must be an int of tokens, not {type(count).__name__}"
+        if not 0 <= count <= MAX_TOKENS:
+            return f"{name} must be between 0 and {MAX_TOKENS}, not {count}"
+    raise AssertionError("every count is good")
 
 
 class LineKind(StrEnum):
