@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from types import TracebackType
 
+    from .ports import Observer
     from .records import Charge
 
 __all__ = [
@@ -58,14 +59,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_process)
 
 
-class Observer(Protocol):
-    """Told of contexts that open and close (by the runtime, to make spans)."""
-
-    def opened(self, context: GovernanceContext) -> object: ...
-
-    def closed(self, context: GovernanceContext, state: object, error: BaseException | None) -> None: ...
-
-
 class GovernanceContext(Costs):
     """A scope of governance; open it with ``with``, ``async with``, or as a decorator.
 
@@ -73,22 +66,12 @@ class GovernanceContext(Costs):
     Decimals of dollars.
     """
 
+    # fmt: off
     __slots__ = (
-        "__weakref__",
-        "_attribution",
-        "_children",
-        "_hidden",
-        "_ids",
-        "_locks",
-        "_number",
-        "_outer",
-        "_path",
-        "_prefix",
-        "_spec",
-        "_state",
-        "_watches",
-        "_windowed",
+        "__weakref__", "_attribution", "_children", "_hidden", "_ids", "_locks", "_number",
+        "_outer", "_path", "_prefix", "_spec", "_state", "_watches", "_windowed",
     )
+    # fmt: on
 
     observer: Observer | None = None
     """set by the runtime"""

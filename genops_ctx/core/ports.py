@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
+    from .context import GovernanceContext
     from .records import Charge, Usage
 
-__all__ = ["AccountStore", "AuditEvent", "Clock", "Held", "Ledger", "Lost", "Prices", "Quote"]
+__all__ = ["AccountStore", "AuditEvent", "Clock", "Held", "Ledger", "Lost", "Observer", "Prices", "Quote"]
 
 
 class Clock(Protocol):
@@ -70,6 +71,9 @@ class Lost:
 class AccountStore(Protocol):
     """Accounts, holds and controls; each method is one atomic step. Amounts in nano-dollars.
 
+    ``now`` is the caller's clock in epoch seconds. A store that several machines share goes by a clock
+    of its own, and takes from the caller's only how far away the times are that come with it.
+
     Every method raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer
     within its bound.
     """
@@ -82,7 +86,9 @@ class AccountStore(Protocol):
 
     def release(self, hold: str, now: float) -> None: ...
 
-    def extend(self, hold: str, expires_at: float) -> None: ...
+    def extend(self, hold: str, expires_at: float, now: float) -> None:
+        """``expires_at`` is of the same clock as ``now``: a store with a clock of its own converts it."""
+        ...
 
     def reap(self, now: float) -> Sequence[Lost]:
         """Expire what is over, and return every loss that was not yet acknowledged."""
@@ -150,3 +156,11 @@ class Ledger(Protocol):
     def audits(self) -> Iterable[AuditEvent]: ...
 
     def close(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Told of contexts that open and close (by the runtime, to make spans)."""
+
+    def opened(self, context: GovernanceContext) -> object: ...
+
+    def closed(self, context: GovernanceContext, state: object, error: BaseException | None) -> None: ...
