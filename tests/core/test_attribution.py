@@ -238,11 +238,10 @@ weird = st.one_of(
 def test_whatever_comes_it_is_checked_or_an_error_of_ours(values: dict[str, Any]) -> None:
     try:
         checked = check_attribution(values)
-    except GovernanceError as error:
-        assert len(str(error)) < 400
-    else:
-        assert checked.keys() == {key for key, value in values.items() if value is not None}
-        assert all(text.isprintable() and 0 < len(text) <= 512 for text in checked.values())
+    except GovernanceError:
+        return
+    assert checked.keys() == {key for key, value in values.items() if value is not None}
+    assert all(text.isprintable() and 0 < len(text) <= 512 for text in checked.values())
 
 
 def test_locks() -> None:

@@ -64,8 +64,14 @@ def test_the_message_of_a_refusal() -> None:
 
 @pytest.mark.parametrize(
     ("spent", "reserved", "left"),
-    [("4.5", "0.25", "0.25"), ("5", "0", "0"), ("7", "1", "0"), ("0", "0", "5"), ("0", "4.999999999", "0.000000001")],
-)  # fmt: skip
+    [
+        ("4.5", "0.25", "0.25"),
+        ("5", "0", "0"),
+        ("7", "1", "0"),
+        ("0", "0", "5"),
+        ("0", "4.999999999", "0.000000001"),
+    ],
+)
 def test_what_was_left_is_never_below_zero(spent: str, reserved: str, left: str) -> None:
     assert exceeded(spent=Decimal(spent), reserved=Decimal(reserved)).remaining == Decimal(left)
 

@@ -123,10 +123,24 @@ def utc(text: str) -> float:
             "2026-10-31T23:00",
         ),
         # spans of elapsed time
-        ("minute", "2026-11-21T10:59:59", "UTC", "minute:2026-11-21T10:59Z", "2026-11-21T10:59", "2026-11-21T11:00"),
-        ("hour", "2026-11-21T10:59:59", "UTC", "hour:2026-11-21T10:00Z", "2026-11-21T10:00", "2026-11-21T11:00"),
+        (
+            "minute",
+            "2026-11-21T10:59:59",
+            "UTC",
+            "minute:2026-11-21T10:59Z",
+            "2026-11-21T10:59",
+            "2026-11-21T11:00",
+        ),
+        (
+            "hour",
+            "2026-11-21T10:59:59",
+            "UTC",
+            "hour:2026-11-21T10:00Z",
+            "2026-11-21T10:00",
+            "2026-11-21T11:00",
+        ),
     ],
-)  # fmt: skip
+)
 def test_period_by_hand(window: str, moment: str, zone: str, key: str, start: str, end: str) -> None:
     assert period_of(Window(window), at(moment, zone), zone) == Period(key, utc(start), utc(end))
 
@@ -194,7 +208,7 @@ def test_the_calendar_says_the_same(window: Window, moment: float, zone: str) ->
     where = ZoneInfo(zone)
     period = period_of(window, moment, zone)
     assert period.end is not None
-    today = datetime.fromtimestamp(moment, where).date()
+    today = datetime.fromtimestamp(int(moment), where).date()
     first = datetime.fromtimestamp(period.start, where).date()
     last = datetime.fromtimestamp(period.end - 0.001, where).date()
     # a skipped date (Apia) has no wall clock; the first one there is then stands for it
@@ -262,8 +276,9 @@ def test_windows_by_name(text: str, window: Window | Sliding) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(12, "12s"), (90, "90s"), (5400, "90m"), (7200, "2h"), (86_400, "1d"), (90_000, "25h")]
-)  # fmt: skip
+    ("seconds", "text"),
+    [(12, "12s"), (90, "90s"), (5400, "90m"), (7200, "2h"), (86_400, "1d"), (90_000, "25h")],
+)
 def test_a_sliding_window_in_words(seconds: int, text: str) -> None:
     assert str(Sliding(seconds)) == text
     assert parse_window(text) == Sliding(seconds)
