@@ -10,6 +10,8 @@ from ..core.errors import ConfigurationError
 from ..pricing.plans import pricing_tier as check_pricing_tier
 from ..runtime import get_runtime
 from ..settings import environment_attribution
+from ..wire.answers import Problem, ProblemKind
+from .errors import problem_error
 from .flows import FlowDirectory, directory_of
 from .transport import Limits, Transport, check_base_url, new_session
 
@@ -101,13 +103,11 @@ class FlowiseClient:
         """One flow with its definition; by id or unique name. Raises :class:`FlowiseError`."""
         limits = self._options("get_chatflow()", options)
         flow = self._directory.resolve(chatflow_id, self._link(), limits)
-        raw = self._link().get_json(
-            "GET",
-            f"/api/v1/chatflows/{flow.id}",
-            limits,
-            what=f"reading flow {flow.name!r} at {self.base_url}",
-        )
-        return dict(raw)
+        what = f"reading flow {flow.name!r} at {self.base_url}"
+        raw = self._link().get_json("GET", f"/api/v1/chatflows/{flow.id}", limits, what=what)
+        if not isinstance(raw, dict):
+            raise problem_error(Problem(ProblemKind.MALFORMED), what)
+        return raw
 
     def get_chat_messages(
         self, chatflow_id: str, session_id: str | None = None, **options: Any
