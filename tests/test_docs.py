@@ -91,11 +91,12 @@ def test_the_tree_of_errors_is_the_one_there_is() -> None:
         parents[depth:] = [found[2]]
         drawn.add((found[2], parents[depth - 1] if depth else ""))
 
-    for module in ("genops_ctx.core.errors", "genops_ctx.providers.errors"):
+    homes = ("genops_ctx.core.errors", "genops_ctx.providers.errors")
+    for module in homes:
         importlib.import_module(module)
 
     def below(kind: type[Exception], parent: str) -> set[tuple[str, str]]:
-        ours = [child for child in kind.__subclasses__() if child.__module__.startswith("genops_ctx.")]
+        ours = [child for child in kind.__subclasses__() if child.__module__ in homes]
         return {(kind.__name__, parent)}.union(*(below(child, kind.__name__) for child in ours))
 
     assert drawn == below(GovernanceError, "")
