@@ -117,3 +117,14 @@ def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[
     assert found is not None
     assert share(found) >= Fraction(99, 100)
     assert share(found - 1) < Fraction(99, 100)
+
+
+def test_a_fee_comes_on_top_of_the_models() -> None:
+    assert Forecast(9, 8, 30, unpriced=("x",)).with_fee(5) == Forecast(9, 13, 35, unpriced=("x",))
+    assert Forecast(9).with_fee(5) == Forecast(9)
+    assert Forecast(free=True).with_fee(5) == Forecast()
+    assert Forecast(free=True).with_fee(0) == Forecast(free=True)
+
+
+def test_an_unknown_fee_leaves_nothing_to_go_by_but_earlier_charges() -> None:
+    assert Forecast(9, 8, 30, free=True).with_fee(None) == Forecast(9)

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_ctx.core.booking import Report, book
-from genops_ctx.core.call import Admitted
+from genops_ctx.core.accounts import Hold, HoldState
+from genops_ctx.core.admission import Expectation
+from genops_ctx.core.booking import Report, book, charge_of_loss, memo_of
+from genops_ctx.core.call import Admitted, Call
+from genops_ctx.core.context import governance_context
 from genops_ctx.core.outcomes import BOOKINGS, Outcome
-from genops_ctx.core.ports import Prices, Quote
+from genops_ctx.core.ports import Lost, Prices, Quote
 from genops_ctx.core.records import Charge, CostSource, Exactness, Line, LineKind, Usage
 
 EXACT, UPPER, ESTIMATED, UNKNOWN = Exactness
@@ -205,6 +208,40 @@ def test_a_lost_reservation_says_so() -> None:
     (line,) = booked(Outcome.EXPIRED).lines
     assert (line.source, line.nanos, line.usage) == (CostSource.LOST, 5_000, None)
     assert "whoever made the call is gone" in line.note
+
+
+LOST = Hold(HoldState.LOST, 5_000, 5_000, ("team=a|total",), 1090.0)
+
+
+def test_a_loss_is_booked_by_whoever_finds_it() -> None:
+    """What the process that is gone would have said of the call travels in the store, as text."""
+    call = Call("support", "a#b#c", {"team": "ä 'x'"}, Expectation(5_000, "max_cost"), (), 1000.0, 60.0, "f1")
+    with governance_context("outer") as outer, governance_context("inner") as inner:
+        memo = memo_of(call, inner)
+    charge = charge_of_loss(Lost("a#b#c#12", LOST, memo))
+    assert charge == Charge(
+        id="a#b#c#12",
+        operation="a#b#c",
+        attempt=12,
+        name="support",
+        flow="f1",
+        outcome="expired",
+        lines=charge.lines,
+        attribution={"team": "ä 'x'"},
+        context_path=(outer.id, inner.id),
+        started_at=1000.0,
+        ended_at=1090.0,
+        reserved_nanos=5_000,
+        accounts=("team=a|total",),
+    )
+    (line,) = charge.lines
+    assert (line.nanos, line.source, line.exactness) == (5_000, CostSource.LOST, ESTIMATED)
+    assert charge_of_loss(Lost("a#1", LOST, memo_of(call, None))).context_path == ()
+
+
+def test_a_loss_of_which_nothing_is_known_is_booked_all_the_same() -> None:
+    charge = charge_of_loss(Lost("a#1", LOST, ""))
+    assert (charge.name, charge.nanos, charge.attribution) == ("?", 5_000, {})
 
 
 def test_the_charge_carries_all_of_the_attempt() -> None:

@@ -556,6 +556,12 @@ def test_an_observer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_without_an_observer_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GovernanceContext, "observer", None)
+    with governance_context("a", team="t") as context:
+        assert context.inherited == {"team": "t"}
+
+
 # -- the warning ---------------------------------------------------------------------------------------
 
 

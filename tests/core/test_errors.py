@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import decimal
 import pickle
+import warnings
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -76,6 +77,12 @@ def test_what_was_left_is_never_below_zero(spent: str, reserved: str, left: str)
     assert exceeded(spent=Decimal(spent), reserved=Decimal(reserved)).remaining == Decimal(left)
 
 
+def test_a_frozen_scope_says_who_can_thaw_it() -> None:
+    error = exceeded(frozen=True)
+    assert str(error).startswith("budget '$5.00' for context 'support' is frozen by an operator")
+    assert pickle.loads(pickle.dumps(error)).frozen
+
+
 def test_what_was_left_is_exact_in_any_decimal_context() -> None:
     error = exceeded(limit=Decimal("123456.000000001"), spent=Decimal("0.000000002"), reserved=Decimal(0))
     with decimal.localcontext(decimal.Context(prec=3, traps=[decimal.Inexact, decimal.Rounded])):
@@ -110,3 +117,12 @@ def test_a_completed_operation_carries_its_charges_through_pickle() -> None:
 def test_plain_errors_survive_pickle(kind: type[GovernanceError]) -> None:
     again = pickle.loads(pickle.dumps(kind("why")))
     assert (type(again), str(again)) == (kind, "why")
+
+
+def test_what_is_said_after_a_paid_call_never_takes_its_result_away(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.warns(errors.GovernanceWarning, match="odd"):
+        errors.say("odd", stacklevel=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        errors.say("odd, logged", stacklevel=1)
+    assert caplog.messages == ["odd, logged"]

@@ -185,6 +185,22 @@ def test_adjusting_controlling_and_listing() -> None:
     store.close()
 
 
+def test_a_mark_is_set_by_one_until_it_is_over() -> None:
+    store = MemoryStore()
+    assert store.mark("alert", 0.0, 10.0)
+    assert not store.mark("alert", 9.999, 99.0)
+    assert store.mark("other", 5.0, None)
+    assert store.mark("alert", 10.0, 30.0)
+    assert not store.mark("alert", 29.0, 30.0)
+    assert not store.mark("other", 1e12, None)
+
+
+def test_of_many_threads_one_sets_a_mark() -> None:
+    store = MemoryStore()
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(lambda _: store.mark("alert", 0.0, 10.0), range(200))).count(True) == 1
+
+
 def test_the_store_says_when_its_clock_is_in_another_window() -> None:
     store = MemoryStore()
     day = watch("a", 1000)._replace(starts_at=0.0, ends_at=100.0)
