@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from genops_ctx.core.accounts import Account, Control, Hold, HoldState, Refusal, Reserve, Watch, WrongWindow
 from genops_ctx.core.ports import AccountStore, Held
-from genops_ctx.stores.memory import TOMBSTONE_SECONDS, MemoryStore
+from genops_ctx.stores.memory import MemoryStore
 from tests.strategies import watch
 
 CENT = 10_000_000
 DAY = 86_400.0
+TOMBSTONE_SECONDS = DAY  # how long the end of a named operation is remembered
 
 
 def wish(name: str, amount: int = 5, *on: Watch, keyed: bool = True, until: float = 100.0) -> Reserve:
