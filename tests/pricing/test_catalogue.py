@@ -181,6 +181,37 @@ def test_what_cannot_be_compiled_is_asked_of_the_library() -> None:
     assert prices.exact(odd, NOW) == Decimal("0.000052")
 
 
+def test_the_library_is_told_every_count() -> None:
+    """By hand, in millionths of a dollar; a price for text alone makes the library work it out."""
+    rates = {
+        "input": 1,
+        "output": 2,
+        "cache_read": 3,
+        "cache_write": 4,
+        "cache_write_1h": 5,
+        "output_audio": 8,
+    }
+    row = ModelPrice(
+        output_text_mtok=Decimal(9), **{f"{kind}_mtok": Decimal(rate) for kind, rate in rates.items()}
+    )
+    parts = {
+        "cache_read_tokens": 10,
+        "cache_write_tokens": 20,
+        "cache_write_1h_tokens": 5,
+        "output_audio_tokens": 3,
+    }
+    call = Usage("acme", "m", input_tokens=100, output_tokens=7, **parts)
+    assert only(model(row)).exact(call, NOW) == Decimal(65 + 30 + 80 + 25 + 4 * 2 + 3 * 8) / 10**6
+    row = ModelPrice(
+        input_mtok=Decimal(1),
+        input_text_mtok=Decimal(9),
+        output_mtok=Decimal(2),
+        output_reasoning_mtok=Decimal(6),
+    )
+    call = Usage("acme", "m", input_tokens=100, output_tokens=7, reasoning_tokens=5)
+    assert only(model(row)).exact(call, NOW) == Decimal(100 + 2 * 2 + 5 * 6) / 10**6
+
+
 def test_usage_the_library_wants_told_more_of_has_no_price() -> None:
     """Cached audio has a price of its own here, beside one for text: how many tokens were both?"""
     keys = ("input_mtok", "input_text_mtok", "input_audio_mtok", "cache_read_mtok", "output_mtok")
@@ -406,3 +437,44 @@ def test_what_may_surround_a_known_name(name: str, listed: str) -> None:
 )
 def test_dates_versions_and_regions_do_not_change_the_model(provider: str, name: str, listed: str) -> None:
     assert Catalogue().listed_as(provider, name) == listed
+
+
+def test_a_remembered_price_ends_where_its_period_ends() -> None:
+    """Asked on both sides of a change in turn, by every way to ask; $10, then $2 per million."""
+    change, prices = at(2025, 6, 10), Catalogue()
+    call = Usage("openai", "o3", input_tokens=1_000_000)
+    for when, cost in ((change - 1, 10), (change, 2), (change - 1, 10), (change + 1, 2), (change - 0.5, 10)):
+        for _ in range(2):
+            quote = prices.quote(call, when)
+            assert (quote.nanos, prices.nanos(call, when), prices.exact(call, when)) == (
+                cost * 10**9,
+                cost * 10**9,
+                cost,
+            )
+        prices.nanos(call, change if cost == 10 else change - 1)  # leave the other side remembered
+
+
+def test_the_first_and_the_last_moment() -> None:
+    call = Usage("openai", "gpt-4o-mini", input_tokens=1)
+    assert Catalogue().quote(call, 0).nanos == 150
+    last = at(9999, 1, 1)
+    assert Catalogue().quote(call, last - 1).nanos == 150
+    with pytest.raises(ConfigurationError, match="seconds since the epoch"):
+        Catalogue().quote(call, last)
+
+
+def test_a_price_of_one_s_own_is_for_its_provider_only() -> None:
+    from genops_ctx.pricing.overrides import PriceOverride
+
+    prices = Catalogue(
+        [
+            PriceOverride("acme", "gpt-4o-mini", input=9, output=9),
+            PriceOverride("acme", "*", input=9, output=9),
+        ]
+    )
+    assert prices.exact(Usage("openai", "gpt-4o-mini", input_tokens=1_000_000), NOW) == Decimal("0.15")
+    assert prices.exact(Usage("nobody", "m", input_tokens=1_000_000), NOW) is None
+
+
+def test_a_name_that_is_not_listed_stays_without_its_vendor() -> None:
+    assert Catalogue().listed_as("openai", "openai/Nothing") == "nothing"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from math import inf, nan
+from fractions import Fraction
+from math import ceil, inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,12 @@ def test_a_breakdown_by_hand() -> None:
     # All of 10 tokens are both cached and audio: they cost what audio costs.
     both = Usage("acme", "m", input_tokens=10, cache_read_tokens=10, input_audio_tokens=10)
     assert prices.breakdown(both, NOW) == {"cached_audio": 70 * micro, "request": 9}
+
+
+def test_the_largest_call_is_exact_to_the_last_nano_dollar() -> None:
+    """Far past what a float can hold: the oracle is a fraction."""
+    for tokens, price in ((10**12 - 1, "999.999999"), (10**12, "0.333333333333"), (999_999_999_999, "1E-12")):
+        prices = Catalogue([PriceOverride("acme", "m", input=price, output=0)])
+        call = Usage("acme", "m", input_tokens=tokens)
+        expected = ceil(Fraction(price) * tokens * 1000)
+        assert prices.nanos(call, NOW) == prices.quote(call, NOW).nanos == expected

@@ -70,6 +70,12 @@ def test_the_tier_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         pricing_tier("cloud_gold")
 
 
+def test_a_fee_without_a_count_cannot_be_allocated_by_it() -> None:
+    agreed = Plan("cloud_enterprise", "Ours", Decimal(500), None)
+    assert fee_per_prediction(agreed) is None
+    assert fee_per_prediction(agreed, allocation="actual", predictions=1_000) == Decimal("0.5")
+
+
 def test_plans_are_dated_and_may_be_given() -> None:
     later = Plan("cloud_pro", "Pro", Decimal(80), 60_000, since=date(2027, 1, 1))
     agreed = Plan("cloud_enterprise", "Ours", "500", 1_000_000)  # type: ignore[arg-type]
