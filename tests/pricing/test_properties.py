@@ -595,6 +595,10 @@ def test_parts_that_overlap_pay_both_prices(parts: dict[str, int], cost: int) ->
         usage("acme", "m", full | parts),
     )
     assert prices.exact(call, NOW) == Decimal(cost) / 10**6
+    kinds = prices.breakdown(call, NOW)
+    assert kinds is not None
+    assert min(kinds.values()) > 0
+    assert sum(kinds.values()) == Decimal(cost) / 10**6
 
 
 @given(tokens=counts(), rates=priced(), more=st.dictionaries(st.sampled_from(PARTS), st.integers(0, 10**6)))
