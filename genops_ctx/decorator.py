@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from importlib import import_module
 from typing import Any, TypeAlias, TypeVar, overload
 
 import wrapt
@@ -82,10 +84,6 @@ def governed(
         BudgetExceeded: when the function is called with ``meter`` and its cost does not fit; inside
             it otherwise, from the call that does not fit.
     """
-    if function is not None and not callable(function):
-        raise ConfigurationError(
-            f"governed() takes keywords only, like @governed(team='search'), not {type(function).__name__}"
-        )
     if max_cost is not None:
         parse_dollars(max_cost, what="max_cost")
         if meter is None:
@@ -98,7 +96,12 @@ def governed(
     budgets = parse_budgets(budget)
     keys = (locked,) if isinstance(locked, str) else tuple(locked)
 
-    def decorate(wrapped: F) -> F:
+    def decorate(wrapped: Any) -> Any:
+        if not callable(wrapped) and not isinstance(wrapped, classmethod):
+            raise ConfigurationError(
+                "governed() decorates functions, and takes keywords only, like @governed(team='search'); "
+                f"not {type(wrapped).__name__}"
+            )
         title, owner = _names(wrapped, name)
         spec = Spec(title, checked, budgets, keys, owner=owner)
         if meter is None:
@@ -109,20 +112,33 @@ def governed(
 
 
 def _names(wrapped: Callable[..., Any], name: str | None) -> tuple[str, str]:
-    if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
+    inner = _inner(wrapped)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise ConfigurationError(
-            f"{wrapped.__qualname__} is a generator function, which is not governed yet: "
+            f"{getattr(inner, '__qualname__', inner)} is a generator function, which is not governed yet: "
             "open governance_context() inside it, or around the loop that runs it"
         )
     if inspect.isclass(wrapped):
         raise ConfigurationError("governed() decorates functions; decorate the methods of the class")
-    title = name or getattr(wrapped, "__qualname__", None) or type(wrapped).__qualname__
+    qualified = getattr(wrapped, "__qualname__", None) or type(wrapped).__qualname__
+    title = name or qualified.rpartition("<locals>.")[2]
     module = getattr(wrapped, "__module__", None) or "?"
-    return title, f"function {module}.{title}"
+    return title, f"function {module}.{name or qualified}"
+
+
+def _inner(wrapped: Any) -> Any:
+    """What runs when it is called: whether that is a coroutine function is what counts."""
+    if isinstance(wrapped, classmethod | staticmethod):
+        return wrapped.__func__
+    while isinstance(wrapped, functools.partial):
+        wrapped = wrapped.func
+    if inspect.isroutine(wrapped) or isinstance(wrapped, wrapt.ObjectProxy):
+        return wrapped
+    return type(wrapped).__call__
 
 
 def _governed(wrapped: F, spec: Spec) -> F:
-    if inspect.iscoroutinefunction(wrapped):
+    if inspect.iscoroutinefunction(_inner(wrapped)):
 
         async def await_in_context(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
             with GovernanceContext(spec):
@@ -139,7 +155,7 @@ def _governed(wrapped: F, spec: Spec) -> F:
 
 def _metered(wrapped: F, spec: Spec, meter: Meter, max_cost: Amount | None) -> F:
     title = spec.name or ""
-    if inspect.iscoroutinefunction(wrapped):
+    if inspect.iscoroutinefunction(_inner(wrapped)):
 
         async def await_metered(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
             with GovernanceContext(spec), metered_call(title, max_cost=max_cost) as call:
@@ -159,7 +175,28 @@ def _metered(wrapped: F, spec: Spec, meter: Meter, max_cost: Amount | None) -> F
 
 
 def _wrap(wrapped: F, wrapper: Callable[..., Any]) -> F:
-    return wrapt.FunctionWrapper(wrapped, wrapper)  # type: ignore[return-value]
+    return _GovernedFunction(wrapped, wrapper)  # type: ignore[return-value]
+
+
+class _GovernedMethod(wrapt.BoundFunctionWrapper[Any, Any]):
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        bound_to = getattr(self.__wrapped__, "__self__", None)
+        if bound_to is None:
+            return _named, (self.__module__, self.__qualname__)
+        return getattr, (bound_to, self.__name__)
+
+
+def _named(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), import_module(module))
+
+
+class _GovernedFunction(wrapt.FunctionWrapper[Any, Any]):
+    """Goes to other processes as functions do: by its name."""
+
+    __bound_function_wrapper__ = _GovernedMethod
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        return str(self.__qualname__)
 
 
 def _meter(call: MeteredCall, meter: Meter, result: object) -> None:
