@@ -323,7 +323,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
                 advice = "Flowise does not report the usage of some of its nodes"
             else:
                 advice = (
-                    "Flowise reports no usage for classic flows. Exact without streaming: "
+                    "Flowise reports no usage for classic flows. It does without streaming, on request: "
                     f'predict_flow({name!r}, …, metering="evaluation"), or '
                     f"genops-ctx run {name!r} QUESTION --metering evaluation"
                 )
