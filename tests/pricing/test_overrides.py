@@ -283,3 +283,13 @@ def test_the_largest_call_is_exact_to_the_last_nano_dollar() -> None:
         call = Usage("acme", "m", input_tokens=tokens)
         expected = ceil(Fraction(price) * tokens * 1000)
         assert prices.nanos(call, NOW) == prices.quote(call, NOW).nanos == expected
+
+
+def test_a_small_fee_and_a_round_price_stay_whole_numbers() -> None:
+    small = Catalogue([PriceOverride("acme", "m", input=0, output=0, per_request="1.5E-12")])
+    assert small.exact(Usage("acme", "m"), NOW) == Decimal("1.5E-12")
+    assert small.nanos(Usage("acme", "m"), NOW) == 1
+    whole = Catalogue([PriceOverride("acme", "m", input=10, output=100)])
+    nanos = whole.nanos(Usage("acme", "m", input_tokens=10**12, output_tokens=10**12), NOW)
+    assert type(nanos) is int
+    assert nanos == 110_000_000 * 10**9
