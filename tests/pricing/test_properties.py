@@ -286,6 +286,8 @@ def test_a_name_nobody_knows_has_no_price(name: str) -> None:
         ("google", "gemini-2.5-pro-music"),
         ("anthropic", "claude-3-5-sonnet-turbo"),
         ("anthropic", "not-claude-v2"),
+        ("deepseek", "deepseek-chat-evil"),  # its row has exact names beside a prefix
+        ("openai", "gpt-5-nano-evil"),
         ("aws", "acme.anthropic.claude-3-opus-20240229-v1:0-fork"),
         ("openai-proxy", "gpt-4o-mini"),
         ("myopenai", "gpt-4o-mini"),
