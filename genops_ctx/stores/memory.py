@@ -7,15 +7,13 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from ..core import accounts as rule
-from ..core.accounts import Account, Change, Control, Hold, Refusal, Reserve, WrongWindow
+from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
 from ..core.ports import Held, Lost
+from .tombstones import remembered_for
 
 __all__ = ["MemoryStore"]
 
-TOMBSTONE_SECONDS = 86_400.0
-"""How long the end of a named operation is remembered, so that a replay of it is not sent again."""
-UNNAMED_SECONDS = 600.0
-"""The same for attempts that only this process can know of."""
+_NEVER = float("inf")
 
 
 class MemoryStore:
@@ -42,6 +40,8 @@ class MemoryStore:
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         with self._lock:
+            if self._forget_at.get(wish.id, _NEVER) <= now:
+                self._drop(wish.id)
             before = self._holds.get(wish.id)
             change = rule.reserve(wish, self._accounts, before, self._controls, now)
             if not isinstance(change, Change):
@@ -54,7 +54,6 @@ class MemoryStore:
                 if wish.memo:
                     self._memos[wish.id] = wish.memo
                 self._note_ends(wish)
-            self._forget(now)
         hold = change.hold
         passed = tuple(watch.budget for watch in change.passed)
         return Held(hold.state, hold.amount, before is None, passed)
@@ -72,7 +71,7 @@ class MemoryStore:
                 self._lost.pop(hold, None)
                 self._end(hold, now)
 
-    def extend(self, hold: str, expires_at: float) -> None:
+    def extend(self, hold: str, expires_at: float, now: float) -> None:
         with self._lock:
             before = self._holds.get(hold)
             if before is not None:
@@ -151,28 +150,28 @@ class MemoryStore:
         if name in self._keyed:
             self._remember(name, now)
         else:
-            del self._holds[name]
-            self._forget_at.pop(name, None)
-            self._memos.pop(name, None)
+            self._drop(name)
 
     def _remember(self, name: str, now: float) -> None:
         # An attempt that is corrected is remembered from its correction on; the entry that the heap
         # has for its first end then says nothing any more.
-        named = name in self._keyed or name in self._lost
-        kept = TOMBSTONE_SECONDS if named else UNNAMED_SECONDS
-        until = max(now + kept, self._forget_at.get(name, 0.0))
+        lost = self._holds[name].state is HoldState.LOST
+        until = max(now + remembered_for(name in self._keyed, lost), self._forget_at.get(name, 0.0))
         self._forget_at[name] = until
         self._memos.pop(name, None)
         heapq.heappush(self._ended, (until, name))
+
+    def _drop(self, name: str) -> None:
+        self._forget_at.pop(name, None)
+        self._holds.pop(name, None)
+        self._memos.pop(name, None)
+        self._keyed.discard(name)
 
     def _forget(self, now: float) -> None:
         while self._ended and self._ended[0][0] <= now:
             until, name = heapq.heappop(self._ended)
             if self._forget_at.get(name) == until:
-                del self._forget_at[name]
-                self._keyed.discard(name)
-                self._holds.pop(name, None)
-                self._memos.pop(name, None)
+                self._drop(name)
         while self._closed and self._closed[0][0] <= now:
             _, key = heapq.heappop(self._closed)
             self._windows.discard(key)

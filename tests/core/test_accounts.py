@@ -276,7 +276,7 @@ class Subject:
         if change is not None:
             self.apply(name, change)
 
-    def extend(self, name: str, until: float) -> None:
+    def extend(self, name: str, until: float, now: float) -> None:
         if name in self.holds:
             self.holds[name] = rules.extend(self.holds[name], until)
 
@@ -385,7 +385,7 @@ class Accounts(RuleBasedStateMachine):
 
     @rule(name=NAMES, seconds=st.integers(-10, 20))
     def extend(self, name: str, seconds: int) -> None:
-        self.subject.extend(name, self.now + seconds)
+        self.subject.extend(name, self.now + seconds, self.now)
         self.model.history.append(("extend", name, self.now + seconds))
 
     @rule()

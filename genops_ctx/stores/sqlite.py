@@ -1,0 +1,268 @@
+"""``sqlite:///path``: accounts in a file that the processes of one machine share."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from os import PathLike, fspath
+
+from ..core import accounts as rule
+from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, Watch, WrongWindow
+from ..core.ports import Held, Lost
+from .sqlite_connection import Transactions, check_writable
+from .tombstones import remembered_for
+
+__all__ = ["SQLiteStore"]
+
+SWEPT_AT_ONCE = 500
+"""Rows of a kind that one reap sweeps away at most, so that no call waits long for it."""
+
+
+class SQLiteStore:
+    """An :class:`~genops_ctx.core.ports.AccountStore` in a SQLite file (WAL), on a local disk.
+
+    It survives the kill of any process; with ``synchronous="FULL"`` it survives the loss of power too.
+    Its clock is the machine's, so it takes the ``now`` of its callers. Amounts in nano-dollars, times
+    in epoch seconds, ``timeout`` in seconds.
+
+    Raises :class:`ConfigurationError` for a path that cannot be written.
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, timeout: float = 2.0, synchronous: str = "NORMAL"
+    ) -> None:
+        self.path = fspath(path)
+        check_writable(self.path)
+        self._transactions = Transactions(self.path, timeout, synchronous)
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({self.path!r})"
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
+        with self._transactions as connection:
+            before, _, due = _find(connection, wish.id)
+            if before is not None and before.state is not HoldState.HELD and due <= now:
+                connection.execute("DELETE FROM store_holds WHERE id = ?", (wish.id,))
+                before = None
+            if before is not None:
+                return Held(before.state, before.amount, False)
+            accounts = _accounts(connection, rule.accounts_of(wish)) if wish.watches else {}
+            change = rule.reserve(wish, accounts, None, _controls(connection, wish), now)
+            if not isinstance(change, Change):
+                return change
+            hold = change.hold
+            _add(connection, change, wish.watches)
+            connection.execute(
+                "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    wish.id,
+                    hold.state.value,
+                    hold.amount,
+                    hold.booked,
+                    json.dumps(hold.accounts),
+                    hold.expires_at,
+                    wish.keyed,
+                    hold.expires_at,
+                    wish.memo,
+                ),
+            )
+        return Held(hold.state, hold.amount, True, tuple([watch.budget for watch in change.passed]))
+
+    def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
+        with self._transactions as connection:
+            before, keyed, due = _find(connection, hold)
+            change = rule.settle(before, actual, accounts, completed=completed)
+            _add(connection, change)
+            if before is None:
+                after = change.hold
+                connection.execute(
+                    "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
+                    (
+                        hold,
+                        after.state.value,
+                        after.amount,
+                        after.booked,
+                        json.dumps(after.accounts),
+                        after.expires_at,
+                        now + remembered_for(False, False),
+                    ),
+                )
+            else:
+                _end(connection, hold, change, _until(before, keyed, due, now))
+
+    def release(self, hold: str, now: float) -> None:
+        with self._transactions as connection:
+            before, keyed, due = _find(connection, hold)
+            change = rule.release(before)
+            if before is None or change is None:
+                return
+            _add(connection, change)
+            if before.state is HoldState.LOST:
+                connection.execute("DELETE FROM store_losses WHERE id = ?", (hold,))
+            if keyed:
+                _end(connection, hold, change, _until(before, keyed, due, now))
+            else:
+                connection.execute("DELETE FROM store_holds WHERE id = ?", (hold,))
+
+    def extend(self, hold: str, expires_at: float, now: float) -> None:
+        with self._transactions as connection:
+            before, _, _ = _find(connection, hold)
+            if before is None:
+                return
+            after = rule.extend(before, expires_at)
+            if after is not before:
+                connection.execute(
+                    "UPDATE store_holds SET expires_at = ?, due = ? WHERE id = ?",
+                    (after.expires_at, after.expires_at, hold),
+                )
+
+    def reap(self, now: float) -> Sequence[Lost]:
+        """Expire what is over, forget what nobody can ask for, a bounded number each."""
+        with self._transactions as connection:
+            rows = connection.execute(
+                "SELECT id, state FROM store_holds WHERE due <= ? ORDER BY due LIMIT ?", (now, SWEPT_AT_ONCE)
+            ).fetchall()
+            for name, state in rows:
+                if state == HoldState.HELD:
+                    self._expire(connection, name, now)
+            over = [(name,) for name, state in rows if state != HoldState.HELD]
+            connection.executemany("DELETE FROM store_holds WHERE id = ?", over)
+            connection.execute(
+                "DELETE FROM store_accounts WHERE key IN "
+                "(SELECT key FROM store_accounts WHERE gone_at <= ? LIMIT ?)",
+                (now, SWEPT_AT_ONCE),
+            )
+            losses = connection.execute(
+                "SELECT id, amount, accounts, expires_at, memo FROM store_losses"
+            ).fetchall()
+        return tuple(
+            Lost(name, Hold(HoldState.LOST, amount, amount, tuple(json.loads(keys)), expires_at), memo)
+            for name, amount, keys, expires_at, memo in losses
+        )
+
+    def _expire(self, connection: sqlite3.Connection, name: str, now: float) -> None:
+        before, keyed, _ = _find(connection, name)
+        change = rule.expire(before, now) if before is not None else None
+        if before is None or change is None:
+            return
+        _add(connection, change)
+        connection.execute(
+            "INSERT INTO store_losses SELECT id, amount, accounts, expires_at, memo FROM store_holds "
+            "WHERE id = ?",
+            (name,),
+        )
+        _end(connection, name, change, now + remembered_for(keyed, True))
+
+    def acknowledge(self, holds: Sequence[str]) -> None:
+        with self._transactions as connection:
+            connection.executemany("DELETE FROM store_losses WHERE id = ?", [(name,) for name in holds])
+
+    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+        with self._transactions as connection:
+            if keys is None:
+                rows = connection.execute("SELECT key, spent, reserved FROM store_accounts")
+                return {key: Account(spent, reserved) for key, spent, reserved in rows}
+            found: dict[str, Account] = {}
+            for start in range(0, len(keys), SWEPT_AT_ONCE):
+                found.update(_accounts(connection, keys[start : start + SWEPT_AT_ONCE]))
+        return {key: found.get(key, Account()) for key in keys}
+
+    def adjust(self, key: str, spent: int) -> None:
+        with self._transactions as connection:
+            connection.execute(
+                "INSERT INTO store_accounts VALUES (?, ?, 0, NULL) "
+                "ON CONFLICT (key) DO UPDATE SET spent = spent + excluded.spent",
+                (key, spent),
+            )
+
+    def control(self, key: str) -> Control:
+        with self._transactions as connection:
+            return _control(connection, (key,)).get(key, Control())
+
+    def set_control(self, key: str, control: Control) -> None:
+        with self._transactions as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO store_controls VALUES (?, ?, ?, ?)",
+                (key, control.frozen, control.granted, control.granted_until),
+            )
+
+    def mark(self, key: str, now: float, until: float | None) -> bool:
+        with self._transactions as connection:
+            connection.execute("DELETE FROM store_marks WHERE until <= ?", (now,))
+            return (
+                connection.execute("INSERT OR IGNORE INTO store_marks VALUES (?, ?)", (key, until)).rowcount
+                == 1
+            )
+
+    def close(self) -> None:
+        """Close the file; it is opened again where the store is used again."""
+        self._transactions.close()
+
+
+def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool, float]:
+    """A hold, whether its operation was named, and when it expires or is forgotten."""
+    row = connection.execute(
+        "SELECT state, amount, booked, accounts, expires_at, keyed, due FROM store_holds WHERE id = ?",
+        (name,),
+    ).fetchone()
+    if row is None:
+        return None, False, 0.0
+    state, amount, booked, keys, expires_at, keyed, due = row
+    return Hold(HoldState(state), amount, booked, tuple(json.loads(keys)), expires_at), bool(keyed), due
+
+
+def _until(before: Hold, keyed: bool, due: float, now: float) -> float:
+    """An attempt that is corrected is remembered from its correction on."""
+    ended = due if before.state is not HoldState.HELD else 0.0
+    return max(now + remembered_for(keyed, False), ended)
+
+
+def _end(connection: sqlite3.Connection, name: str, change: Change, until: float) -> None:
+    connection.execute(
+        "UPDATE store_holds SET state = ?, booked = ?, due = ?, memo = '' WHERE id = ?",
+        (change.hold.state.value, change.hold.booked, until, name),
+    )
+
+
+def _accounts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Account]:
+    rows = connection.execute(_among("SELECT key, spent, reserved FROM store_accounts", len(keys)), keys)
+    return {key: Account(spent, reserved) for key, spent, reserved in rows}
+
+
+def _controls(connection: sqlite3.Connection, wish: Reserve) -> dict[str, Control]:
+    keys = {watch.control for watch in wish.watches}
+    keys.discard("")
+    return _control(connection, tuple(keys)) if keys else {}
+
+
+def _control(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Control]:
+    rows = connection.execute(
+        _among("SELECT key, frozen, granted, granted_until FROM store_controls", len(keys)), keys
+    )
+    return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
+
+
+@lru_cache(maxsize=256)
+def _among(statement: str, number: int) -> str:
+    return f"{statement} WHERE key IN ({','.join('?' * number)})"
+
+
+def _add(connection: sqlite3.Connection, change: Change, watches: Iterable[Watch] = ()) -> None:
+    """Add a change to each of its accounts; ``watches`` say how long new ones are kept."""
+    keys = change.hold.accounts
+    if not keys:
+        return
+    updated = connection.execute(
+        _among("UPDATE store_accounts SET spent = spent + ?, reserved = reserved + ?", len(keys)),
+        (change.spent, change.reserved, *keys),
+    )
+    if updated.rowcount == len(keys):
+        return
+    there = _accounts(connection, keys)
+    ends = {watch.account: rule.kept_until(watch) for watch in watches}
+    connection.executemany(
+        "INSERT INTO store_accounts VALUES (?, ?, ?, ?)",
+        [(key, change.spent, change.reserved, ends.get(key)) for key in keys if key not in there],
+    )

@@ -1,0 +1,62 @@
+"""Each test of the account stores runs on every back end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from genops_ctx.core.ports import AccountStore
+from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.sqlite import SQLiteStore
+
+from .redis_server import RedisServer
+
+NewStore = Callable[[], AccountStore]
+BACK_ENDS = ("memory", "sqlite")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server without persistence for all tests that keep to a namespace of their own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=BACK_ENDS)
+def back_end(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_store(back_end: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewStore]:
+    """Makes empty stores that go by the time their callers say."""
+    made: list[AccountStore] = []
+
+    def make() -> AccountStore:
+        number = next(_numbers)
+        store: AccountStore
+        if back_end == "memory":
+            store = MemoryStore()
+        elif back_end == "sqlite":
+            store = SQLiteStore(tmp_path / f"{number}.db")
+        else:
+            server: RedisServer = request.getfixturevalue("redis_server")
+            from genops_ctx.stores.redis import RedisStore
+
+            store = RedisStore(server.url, namespace=f"test{number}", command_timeout=5.0, clock="caller")
+        made.append(store)
+        return store
+
+    yield make
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def store(new_store: NewStore) -> AccountStore:
+    return new_store()

@@ -1,0 +1,118 @@
+"""A redis-server of the tests' own: a free port, a private folder, started and killed at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+HOW = (
+    "install redis-server (apt-get install redis-server) and redis-py (pip install 'genops_ctx[redis]'); "
+    "GENOPS_TEST_REDIS=require makes this a failure"
+)
+
+
+def needed() -> str:
+    """The program, or a skip (a failure where GENOPS_TEST_REDIS=require) that says how to get it."""
+    program = shutil.which("redis-server")
+    missing = "redis-server" if program is None else ""
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        missing = missing or "redis-py"
+    if missing:
+        text = f"{missing} is not here: {HOW}"
+        if os.environ.get("GENOPS_TEST_REDIS") == "require":
+            pytest.fail(text)
+        pytest.skip(text)
+    assert program is not None
+    return program
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """``with RedisServer(folder, "--appendonly", "yes") as server:``; it listens on 127.0.0.1 only."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.program = needed()
+        self.folder = folder
+        self.port = port or free_port()
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.program,
+                    *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                    *("--save", "", *self.options),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 0.2) as client:
+                    client.settimeout(0.5)
+                    client.sendall(b"PING\r\n")
+                    if client.recv(64).startswith((b"+PONG", b"-NOAUTH")):
+                        return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise RuntimeError((self.folder / "log").read_text()[-2000:])
+
+    def cli(self, *words: str) -> str:
+        """One command, by a client of its own; raises for an error reply."""
+        request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
+        with socket.create_connection(("127.0.0.1", self.port), 2) as client:
+            client.sendall(request.encode())
+            answer = client.recv(65536).decode()
+        if answer.startswith("-"):
+            raise RuntimeError(answer)
+        return answer
+
+    def pause(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, which also ends a paused one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
