@@ -84,7 +84,8 @@ def expected_amount(
                 "a strict budget needs to know what the call can cost at most: pass max_cost=, "
                 "or give every model node of the flow a token limit and a price"
             )
-        return Expectation(forecast.ceiling, "ceiling of the flow's token limits", at_most=False)
+        free = forecast.ceiling == 0
+        return Expectation(forecast.ceiling, "ceiling of the flow's token limits", at_most=False, free=free)
     amount, because = _likely(budgets, forecast)
     if forecast.ceiling is not None and forecast.ceiling < amount:
         return Expectation(forecast.ceiling, "ceiling of the flow's token limits")

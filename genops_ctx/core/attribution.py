@@ -15,6 +15,7 @@ from .errors import ConfigurationError, LockedAttributeError, UnknownKeywordErro
 
 __all__ = [
     "ATTRIBUTION_KEYS",
+    "DIMENSIONS",
     "UNALLOCATED",
     "Attribution",
     "check_attribution",
@@ -38,6 +39,9 @@ ATTRIBUTION_KEYS = (
 
 UNALLOCATED = "<none>"
 """The value that stands for a missing key where costs are grouped or budgets are scoped."""
+
+DIMENSIONS = ("flow", "provider", "model", "source", "exactness")
+"""What costs are grouped by besides attribution; no custom key may have such a name."""
 
 MAX_VALUE_LENGTH = 512
 
@@ -77,6 +81,10 @@ def _check_value(key: str, value: object, where: str) -> str:
         raise ConfigurationError(
             f"{where} key {key[:70]!r} must be an identifier of at most 64 letters, digits and underscores"
         )
+    if key in DIMENSIONS:
+        raise ConfigurationError(
+            f"{where} key {key!r} is what reports group by already; give your own key another name"
+        )
     text = value if type(value) is str else _text_of(value)
     if text is None:
         raise ConfigurationError(f"{where} {key!r} must be a string, not {type(value).__name__}")
@@ -90,6 +98,10 @@ def _check_value(key: str, value: object, where: str) -> str:
         )
     if not text.isprintable():
         raise ConfigurationError(f"{where} {key!r} holds control or unpaired characters")
+    if text == UNALLOCATED:
+        raise ConfigurationError(
+            f"{where} {key!r} is {UNALLOCATED!r}, which stands for costs without an owner"
+        )
     return text
 
 

@@ -125,10 +125,7 @@ def period_of(window: Window | Sliding, at: float, zone_name: str = "UTC") -> Pe
     months are the zone's calendar.
     """
     if isinstance(window, Sliding):
-        part = -(-window.seconds // SLIDING_PARTS)
-        index = int(at // part)
-        keys = [f"last {window}:{number:x}" for number in range(index, index - SLIDING_PARTS - 1, -1)]
-        return Period(keys[0], index * part, (index + 1) * part, tuple(keys[1:]))
+        return _sliding(window, at)
     if window is Window.TOTAL:
         return Period("total", 0.0, None)
     if window is Window.MINUTE or window is Window.HOUR:
@@ -140,6 +137,16 @@ def period_of(window: Window | Sliding, at: float, zone_name: str = "UTC") -> Pe
     begin, end = _calendar(window, datetime.fromtimestamp(at // 1, check_time_zone(zone_name)))
     suffix = "" if zone_name == "UTC" else f"@{zone_name}"
     return Period(f"{window}:{begin:%Y-%m-%d}{suffix}", begin.timestamp(), end.timestamp())
+
+
+def _sliding(window: Sliding, at: float) -> Period:
+    """In whole milliseconds, so that every process cuts the parts alike."""
+    part = -(-window.seconds * 1000 // SLIDING_PARTS)
+    index = int(at * 1000) // part
+    if at < index * part / 1000:  # the product was rounded up
+        index -= 1
+    keys = [f"last {window}:{number:x}" for number in range(index, index - SLIDING_PARTS - 1, -1)]
+    return Period(keys[0], index * part / 1000, (index + 1) * part / 1000, tuple(keys[1:]))
 
 
 def _calendar(window: Window, local: datetime) -> tuple[datetime, datetime]:

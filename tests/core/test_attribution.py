@@ -250,3 +250,14 @@ def test_locks() -> None:
     check_locks({}, {"team": "b"})
     with pytest.raises(LockedAttributeError, match="team='b' conflicts with team='a'"):
         check_locks(locked, {"project": "x", "team": "b"})
+
+
+@pytest.mark.parametrize("key", ["flow", "provider", "model", "source", "exactness"])
+def test_what_reports_group_by_is_no_custom_key(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="another name"):
+        check_attribution({key: "x"})
+
+
+def test_no_owner_is_called_none() -> None:
+    with pytest.raises(ConfigurationError, match="stands for costs without an owner"):
+        check_attribution({"team": "<none>"})

@@ -293,12 +293,12 @@ def test_a_sliding_window_counts_its_length_and_hardly_more(seconds: int, moment
     assert now.start <= moment < now.end
     counted = {now.key, *now.also}
     part = now.end - now.start
-    assert part == -(-seconds // 12)  # a twelfth, in whole seconds
-    earlier = period_of(window, now.start - back * part)
+    assert part == pytest.approx(-(-seconds * 1000 // 12) / 1000)  # a twelfth, in whole milliseconds
+    earlier = period_of(window, now.start + part / 2 - back * part)
     assert (earlier.key in counted) == (back <= 12)
     assert period_of(window, moment - seconds).key in counted, "never less than its length"
-    # a twelfth more, and twelve parts rounded up to whole seconds
-    assert period_of(window, moment - seconds * 13 / 12 - 13).key not in counted, "hardly more"
+    # a twelfth more, and the parts rounded up to whole milliseconds
+    assert period_of(window, moment - seconds * 13 / 12 - 0.1).key not in counted, "hardly more"
 
 
 @pytest.mark.parametrize("text", ["", "days", "fortnight", "year", "1", "day week", "d" * 10_000])
