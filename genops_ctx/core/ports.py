@@ -139,8 +139,11 @@ class AuditEvent:
 class Ledger(Protocol):
     """Where charges are kept: append-only. Appending the same charge id again changes nothing."""
 
-    def append(self, charge: Charge, *, settled: bool = True) -> None:
-        """``settled`` False: the accounts do not have it yet, and :meth:`unsettled` gives it back."""
+    def append(self, charge: Charge, *, settled: bool = True) -> bool | None:
+        """False where the ledger has a charge of this id already, so that nothing was changed.
+
+        ``settled`` False: the accounts do not have it yet, and :meth:`unsettled` gives it back.
+        """
         ...
 
     def mark_settled(self, charge_ids: Sequence[str]) -> None: ...

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from ..core.ports import AuditEvent
 from ..core.records import Charge
+from .totals import Total, parse_query, scan
 
 __all__ = ["MemoryLedger"]
 
@@ -26,16 +28,18 @@ class MemoryLedger:
         self.dropped = 0
         """charges that were pushed out by later ones"""
 
-    def append(self, charge: Charge, *, settled: bool = True) -> None:
+    def append(self, charge: Charge, *, settled: bool = True) -> bool:
+        """Book a charge; True where it is new."""
         with self._lock:
             if charge.id in self._charges:
-                return
+                return False
             self._charges[charge.id] = charge
             if not settled:
                 self._unsettled[charge.id] = charge
             if len(self._charges) > self._kept:
                 self._charges.popitem(last=False)
                 self.dropped += 1
+        return True
 
     def charges(self, operation: str | None = None) -> Iterable[Charge]:
         """All charges in the order they were booked, or those of one operation."""
@@ -44,6 +48,16 @@ class MemoryLedger:
         if operation is None:
             return found
         return tuple(charge for charge in found if charge.operation == operation)
+
+    def totals(
+        self,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+        by: Collection[str] = (),
+        where: Mapping[str, str | Collection[str]] | None = None,
+    ) -> tuple[Total, ...]:
+        """Sums over the charges it still holds that started in [``since``, ``until``), dearest first."""
+        return scan(self.charges(), parse_query(since, until, by, where))
 
     def mark_settled(self, charge_ids: Sequence[str]) -> None:
         with self._lock:

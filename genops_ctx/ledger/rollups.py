@@ -1,0 +1,201 @@
+# ruff: noqa: S608 (the statements are put together of this module's own names)
+"""Sums kept beside the charges, so that a report over a million of them reads thousands of rows.
+
+A *series* is what the lines of a sum have in common; a rollup is the sum of one series in one day
+(UTC). Whole days are answered from rollups, the parts of days at the ends of a range from the lines.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..core.attribution import UNALLOCATED
+from ..core.money import NANOS_PER_DOLLAR
+from .rows import Row, attribution_text, text, without_surrogates
+from .totals import DAY_SECONDS, DIMENSIONS, Query, Sums, Total, add, day_name, day_of, sums_of
+
+if TYPE_CHECKING:
+    from ..core.records import Charge
+    from .database import Database
+
+__all__ = ["NOT_ROLLED", "roll_up", "totals"]
+
+NOT_ROLLED = frozenset({"session_id", "user_id"})
+"""Attribution that has nearly as many values as there are charges: sums by it are read from the lines."""
+
+KEPT_SERIES = 10_000
+
+Series = tuple[str, ...]
+
+_SERIES_COLUMNS = "attribution, flow, flow_id, provider, model, source, exactness"
+_FIND = "SELECT id FROM series WHERE " + " AND ".join(f"{c} = ?" for c in _SERIES_COLUMNS.split(", "))
+_ADD = f"INSERT INTO series ({_SERIES_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SUMMED = (
+    "dollars, nanos, calls, lines, unpriced, input_tokens, output_tokens, cache_read_tokens, "
+    "cache_write_tokens"
+)
+_BOOK = (
+    f"INSERT INTO rollups (day, series, {_SUMMED}, first, last) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, series) DO UPDATE SET "
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in _SUMMED.split(", "))
+    + ", last = excluded.last"
+)
+
+
+def roll_up(
+    connection: sqlite3.Connection, seq: int, charge: Charge, known: MutableMapping[Series, int]
+) -> None:
+    """Add a new charge to the sums. ``known`` remembers the numbers of series while they are valid."""
+    attribution = attribution_text([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
+    day = day_of(charge.started_at)
+    sums: dict[Series, Sums] = {}
+    key: Series
+    if not charge.lines:
+        key = (attribution, charge.name, charge.flow, "", "", "", "exact")
+        sums[key] = sums_of(charge, None, True)
+    for position, line in enumerate(charge.lines):
+        usage = line.usage
+        key = (
+            attribution,
+            charge.name,
+            charge.flow,
+            "" if usage is None else usage.provider,
+            "" if usage is None else usage.model,
+            line.source.value,
+            line.exactness.value,
+        )
+        added = sums_of(charge, line, position == 0)
+        sums[key] = add(sums[key], added) if key in sums else added
+    for key, (nanos, *counts) in sums.items():
+        series = known.get(key)
+        if series is None:
+            if len(known) >= KEPT_SERIES:
+                known.clear()
+            series = known[key] = _number_of(connection, key)
+        whole, rest = divmod(nanos, NANOS_PER_DOLLAR)
+        connection.execute(_BOOK, (day, series, whole, rest, *counts, seq, seq))
+
+
+def _number_of(connection: sqlite3.Connection, key: Series) -> int:
+    try:
+        found = connection.execute(_FIND, key).fetchone()
+    except UnicodeEncodeError:
+        key = without_surrogates(key)
+        found = connection.execute(_FIND, key).fetchone()
+    if found is None:
+        return int(connection.execute(_ADD, key).lastrowid or 0)
+    return int(found[0])
+
+
+def totals(database: Database, query: Query) -> tuple[Total, ...]:
+    """The answer to a query: from rollups where whole days and series tell it, else from the lines."""
+    if not database.exists:
+        return query.answer(())
+    # One view, so that nothing booked meanwhile is counted twice or not at all.
+    with database.view() as connection:
+        return query.answer(_groups(connection, query))
+
+
+Group = tuple[Callable[[str], str], Sums]
+
+
+def _groups(connection: sqlite3.Connection, query: Query) -> Iterator[Group]:
+    since, until = query.since, query.until
+    if not NOT_ROLLED.isdisjoint(query.names):
+        yield from _from_lines(connection, query, since, until)
+        return
+    # The first whole day, and the day after the last one.
+    first = None if since is None else day_of(since) + (since % DAY_SECONDS != 0)
+    after = None if until is None else day_of(until)
+    if first is not None and after is not None and first > after:  # both ends in one day
+        yield from _from_lines(connection, query, since, until)
+        return
+    if first is not None and since != first * DAY_SECONDS:
+        yield from _from_lines(connection, query, since, first * DAY_SECONDS)
+    yield from _from_rollups(connection, query, first, after)
+    if after is not None and until != after * DAY_SECONDS:
+        yield from _from_lines(connection, query, after * DAY_SECONDS, until)
+
+
+_SUM_COLUMNS = ", ".join(f"sum({column}) AS {column}" for column in _SUMMED.split(", "))
+
+
+def _from_rollups(
+    connection: sqlite3.Connection, query: Query, first: int | None, after: int | None
+) -> Iterator[Group]:
+    day, group = ("day", "day, series") if "day" in query.names else ("NULL AS day", "series")
+    sums = f"SELECT {day}, series, {_SUM_COLUMNS} FROM rollups WHERE day >= ? AND day < ? GROUP BY {group}"
+    rows = connection.execute(
+        f"SELECT day, {_SERIES_COLUMNS}, {_SUMMED} FROM ({sums}) JOIN series ON series.id = series",
+        (_LEAST if first is None else first, _MOST if after is None else after),
+    )
+    yield from _read(rows, _SERIES_DIMENSIONS)
+
+
+def _from_lines(
+    connection: sqlite3.Connection, query: Query, since: float | None, until: float | None
+) -> Iterator[Group]:
+    # The rollups know between which charges those of a day are.
+    first, last = connection.execute(
+        "SELECT min(first), max(last) FROM rollups WHERE day >= ? AND day <= ?",
+        (_LEAST if since is None else day_of(since), _MOST if until is None else day_of(until)),
+    ).fetchone()
+    connection.create_function("utc_day", 1, day_of, deterministic=True)
+    names = [name for name in query.names if name in _OF_LINES]
+    day = _OF_LINES["day"] if "day" in names else "NULL"
+    owner = "attribution" if any(name not in DIMENSIONS for name in query.names) else "'{}'"
+    others = [name for name in names if name != "day"]
+    columns = "".join(f", {_OF_LINES[name]}" for name in others)
+    group = ", ".join(str(number + 1) for number in range(2 + len(others)))
+    rows = connection.execute(
+        f"SELECT {day}, {owner}{columns}, {_SUMS_OF_LINES} "
+        "FROM charges LEFT JOIN lines ON lines.charge = charges.seq "
+        "WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? "
+        f"GROUP BY {group}",
+        (first, last, _EVER if since is None else since, _FOREVER if until is None else until),
+    )
+    yield from _read(rows, others)
+
+
+def _read(rows: Iterable[Row], names: Sequence[str]) -> Iterator[Group]:
+    """Groups of rows: day, attribution, the values of ``names``, the sums."""
+    parsed: dict[str, dict[str, str]] = {}
+    end = 2 + len(names)
+    for row in rows:
+        owner = parsed.get(row[1])
+        if owner is None:
+            owner = parsed[row[1]] = json.loads(row[1])
+        values = {**owner, **{name: text(value) for name, value in zip(names, row[2:end], strict=True)}}
+        if row[0] is not None:
+            values["day"] = day_name(row[0])
+        whole, rest, *counts = row[end:]
+        yield _reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
+
+
+def _reader(values: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda name: values.get(name) or UNALLOCATED
+
+
+_LEAST, _MOST = -(2**62), 2**62
+_EVER, _FOREVER = float("-inf"), float("inf")
+_SERIES_DIMENSIONS = DIMENSIONS[1:]
+
+_OF_LINES = {
+    "day": "utc_day(started_at)",
+    "flow": "name",
+    "flow_id": "flow",
+    "provider": "coalesce(provider, '')",
+    "model": "coalesce(model, '')",
+    "source": "coalesce(source, '')",
+    "exactness": "coalesce(exactness, 'exact')",
+}
+_SUMS_OF_LINES = (
+    f"sum(coalesce(nanos, 0) / {NANOS_PER_DOLLAR}), sum(coalesce(nanos, 0) % {NANOS_PER_DOLLAR}), "
+    "sum(coalesce(position, 0) = 0 AND adjustment_of = ''), count(charge), "
+    "sum(charge IS NOT NULL AND nanos IS NULL), "
+    "sum(coalesce(input_tokens, 0)), sum(coalesce(output_tokens, 0)), sum(coalesce(cache_read_tokens, 0)), "
+    "sum(coalesce(cache_write_tokens, 0) + coalesce(cache_write_1h_tokens, 0))"
+)

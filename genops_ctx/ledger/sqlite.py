@@ -1,0 +1,161 @@
+# ruff: noqa: S608 (the statements are put together of this package's own names)
+"""``sqlite:///path``: charges in one file, for the threads and processes of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..core.ports import AuditEvent
+from ..core.records import Charge
+from .database import Database, open_database
+from .rollups import Series, roll_up, totals
+from .rows import (
+    CHARGE_COLUMNS,
+    LINE_COLUMNS,
+    charge_row,
+    charges_of,
+    line_rows,
+    without_surrogates,
+)
+from .schema import MIGRATIONS, PART
+from .totals import Total, parse_query
+
+__all__ = ["SQLiteLedger"]
+
+PAGE = 500
+"""Charges read at a time."""
+
+
+def _insert(table: str, columns: str, rest: str = "") -> str:
+    places = ", ".join("?" * len(columns.split(",")))
+    return f"INSERT INTO {table} ({columns}) VALUES ({places}){rest}"
+
+
+_CHARGE = _insert("charges", CHARGE_COLUMNS, " ON CONFLICT (id) DO NOTHING")
+_LINE = _insert("lines", LINE_COLUMNS)
+_AUDIT = _insert("audits", "at, action, subject, actor, reason, nanos, until")
+_SETTLED = "DELETE FROM outbox WHERE charge = (SELECT seq FROM charges WHERE id = ?)"
+
+
+class SQLiteLedger:
+    """A :class:`~genops_ctx.core.ports.Ledger` in a SQLite file, made by the first charge.
+
+    Every charge is one transaction that survives a killed process (``synchronous="FULL"``: a power
+    cut too). Raises :class:`~genops_ctx.core.errors.StoreError` where the file cannot be read or
+    written, and :class:`~genops_ctx.core.errors.ConfigurationError` for one that a newer version made.
+    """
+
+    def __init__(self, path: str | Path, *, synchronous: str = "NORMAL") -> None:
+        self.database: Database = open_database(path, synchronous=synchronous)
+        self.database.add_part(PART, MIGRATIONS)
+        self._series: dict[Series, int] = {}
+        self._series_of = -1
+
+    def append(self, charge: Charge, *, settled: bool = True) -> bool:
+        """Book a charge; True where it is new. Joins the transaction of ``with ledger.database``."""
+        with self.database as connection:
+            row = charge_row(charge)
+            try:
+                cursor = connection.execute(_CHARGE, row)
+            except UnicodeEncodeError:
+                cursor = connection.execute(_CHARGE, without_surrogates(row))
+            if cursor.rowcount != 1:
+                return False
+            seq = cursor.lastrowid or 0
+            for line in line_rows(seq, charge):
+                try:
+                    connection.execute(_LINE, line)
+                except UnicodeEncodeError:
+                    connection.execute(_LINE, without_surrogates(line))
+            if self._series_of != self.database.generation:
+                self._series.clear()
+                self._series_of = self.database.generation
+            roll_up(connection, seq, charge, self._series)
+            if not settled:
+                connection.execute("INSERT INTO outbox VALUES (?)", (seq,))
+        return True
+
+    def mark_settled(self, charge_ids: Sequence[str]) -> None:
+        """The accounts have these charges."""
+        with self.database as connection:
+            for charge_id in charge_ids:
+                connection.execute(_SETTLED, without_surrogates((charge_id,)))
+
+    def unsettled(self, limit: int = 100) -> Sequence[Charge]:
+        """The charges that the accounts do not have yet, oldest first."""
+        return self._read(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM outbox JOIN charges ON seq = charge ORDER BY seq LIMIT ?",
+            (limit,),
+        )
+
+    def charges(self, operation: str | None = None) -> Iterable[Charge]:
+        """In the order they were booked, read page by page; of one operation where given."""
+        if operation is None:
+            return self._pages()
+        return self._read(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE operation = ? ORDER BY seq",
+            without_surrogates((operation,)),
+        )
+
+    def totals(
+        self,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+        by: Collection[str] = (),
+        where: Mapping[str, str | Collection[str]] | None = None,
+    ) -> tuple[Total, ...]:
+        """Sums over the charges that started in [``since``, ``until``), the dearest group first.
+
+        Grouped ``by`` and restricted to the values in ``where`` (:mod:`genops_ctx.ledger.totals`). A
+        range of whole days (UTC) costs as much as it has days and series, not charges; session_id
+        and user_id are counted line by line.
+        """
+        return totals(self.database, parse_query(since, until, by, where))
+
+    def audit(self, event: AuditEvent) -> None:
+        with self.database as connection:
+            row = (event.at, event.action, event.subject, event.actor, event.reason, event.nanos, event.until)
+            connection.execute(_AUDIT, without_surrogates(row))
+
+    def audits(self) -> Iterable[AuditEvent]:
+        """In the order they were recorded."""
+        rows: list[tuple[Any, ...]] = self.database.read(
+            "SELECT at, action, subject, actor, reason, nanos, until FROM audits ORDER BY seq"
+        )
+        return tuple(AuditEvent(*[_text(value) for value in row]) for row in rows)
+
+    def close(self) -> None:
+        """Close the file; a later use opens it again."""
+        self.database.close()
+
+    def _pages(self) -> Iterator[Charge]:
+        last = 0
+        while True:
+            page = self.database.read(
+                f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq > ? ORDER BY seq LIMIT {PAGE}", (last,)
+            )
+            if not page:
+                return
+            first, last = page[0][0], page[-1][0]
+            lines = self.database.read(
+                f"SELECT {LINE_COLUMNS} FROM lines WHERE charge BETWEEN ? AND ? ORDER BY charge, position",
+                (first, last),
+            )
+            yield from charges_of(page, lines)
+
+    def _read(self, statement: str, parameters: Sequence[object]) -> tuple[Charge, ...]:
+        """The charges of a query for few of them."""
+        rows = self.database.read(statement, parameters)
+        lines: list[tuple[Any, ...]] = []
+        for row in rows:
+            lines += self.database.read(
+                f"SELECT {LINE_COLUMNS} FROM lines WHERE charge = ? ORDER BY position", (row[0],)
+            )
+        return tuple(charges_of(rows, lines))
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
