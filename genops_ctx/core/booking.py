@@ -134,6 +134,8 @@ def _price(usage: Usage, prices: Prices, at: float) -> Line:
     if provider != usage.provider:
         usage = replace(usage, provider=provider)
     exactness = Exactness.UNKNOWN if quote.nanos is None else usage.exactness
+    if quote.upper and exactness is Exactness.EXACT:
+        exactness = Exactness.UPPER
     return Line(
         LineKind.MODEL,
         quote.nanos,

@@ -33,6 +33,8 @@ class Quote:
     """which price was used: source of the data and the start of its period"""
     note: str = ""
     """why there is no price, or what is special about it (``local model``)"""
+    upper: bool = False
+    """it cannot be more, and may be less"""
 
 
 class Prices(Protocol):

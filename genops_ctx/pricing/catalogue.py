@@ -38,7 +38,9 @@ _MISSES = 4096
 # A frozen dataclass sets each field through object.__setattr__, half the time of a quote; the setters
 # of its slots do the same without that detour.
 _new_quote = Quote.__new__
-_set_nanos, _set_version, _set_note = (vars(Quote)[name].__set__ for name in ("nanos", "version", "note"))
+_set_nanos, _set_version, _set_note, _set_upper = (
+    vars(Quote)[name].__set__ for name in ("nanos", "version", "note", "upper")
+)
 
 
 class Catalogue:
@@ -108,13 +110,14 @@ class Catalogue:
         price = period.price
         if price is None:
             return Quote(None, period.version, period.note)
-        note = period.note
+        note, upper = period.note, False
         if usage.input_audio_tokens and price.bounded(usage):
-            note = "upper bound: cached audio is not reported apart"
+            note, upper = "upper bound: cached audio is not reported apart", True
         quote = _new_quote(Quote)
         _set_nanos(quote, price.nanos(usage))
         _set_version(quote, period.version)
         _set_note(quote, note)
+        _set_upper(quote, upper)
         return quote
 
     def nanos(self, usage: Usage, at: float) -> int | None:

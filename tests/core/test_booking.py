@@ -311,3 +311,15 @@ def test_whatever_comes_the_lines_add_up_and_unknown_is_never_zero(
         assert charge.nanos == priced
     if outcome not in (Outcome.COMPLETED, Outcome.FAILED):
         assert charge.exactness in (ESTIMATED, UNKNOWN), "a call that did not end is never exact"
+
+
+def test_a_price_that_is_a_bound_makes_an_upper_line() -> None:
+    class Bounded:
+        def quote(self, usage: Usage, at: float) -> Quote:
+            return Quote(420, "test", "cannot be more", upper=True)
+
+        def provider_of(self, name: str) -> str:
+            return name
+
+    charge = book(ADMITTED, Report(Outcome.COMPLETED, 2.0, usages=(PROVED,)), Bounded())
+    assert (charge.nanos, charge.exactness) == (420, Exactness.UPPER)

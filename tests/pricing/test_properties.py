@@ -561,6 +561,7 @@ def test_cached_audio_by_hand() -> None:
     quote = catalogue().quote(call, NOW)
     assert quote.nanos == 310_000_000
     assert quote.note == "upper bound: cached audio is not reported apart"
+    assert quote.upper
     assert catalogue().quote(replace(call, cache_read_tokens=0), NOW).note == ""
     whole = replace(call, input_tokens=10**6)  # every token is both
     assert catalogue().exact(whole, NOW) == Decimal("0.03")
