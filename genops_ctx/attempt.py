@@ -18,6 +18,8 @@ from .runtime import Runtime, get_runtime
 
 if TYPE_CHECKING:
     from .core.records import Charge
+    from .core.scope import ScopedBudget
+    from .decisions import Models
     from .telemetry.spans import CallSpan
 
 __all__ = ["Attempt", "begin"]
@@ -95,16 +97,22 @@ def begin(
     server: tuple[str, int] | None = None,
     runtime: Runtime | None = None,
     spent_already: bool = False,
+    own: tuple[ScopedBudget, ...] = (),
+    models: Models | None = None,
+    question: str | None = None,
+    degraded_from: str = "",
 ) -> Attempt:
     """Admit a call in the current context, or raise why it must not be sent.
 
     ``max_nanos`` is what it can cost at most, in nano-dollars; ``deadline`` how many seconds the whole call
-    may take; ``attribution`` and ``defaults`` are
-    checked already. ``spent_already`` says that the call was made before it came here, so that no
-    budget can refuse it any more. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
+    may take; ``attribution`` and ``defaults`` are checked already. ``spent_already`` says that the call
+    was made before it came here, so that no budget can refuse it any more. ``own`` are the adapter's
+    budgets; ``models`` and ``question`` are for policies; ``degraded_from`` names the flow that this
+    call runs instead of. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
     :class:`LockedAttributeError`.
     """
     runtime = runtime if runtime is not None else get_runtime()
+    _ = runtime.prices  # a bad file of prices is told before anything is sent
     context = current_context()
     call = runtime.prepare(
         name,
@@ -117,16 +125,25 @@ def begin(
         deadline=deadline,
         forecast=forecast,
         spent_already=spent_already,
+        own=own,
+        models=models,
+        question=question,
+        degraded_from=degraded_from,
     )
     span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
     try:
         answer = drive(admit(call, context), runtime.perform)
         if isinstance(answer, Refused):
+            runtime.decisions.refused(answer)
             raise answer.error
+        if answer.flags:
+            runtime.decisions.admitted(call, answer)
     except BaseException as error:
         if span is not None:
             span.end(None, error)
         raise
+    if answer.passed and runtime.settings.mode == "off":
+        answer = replace(answer, passed=())
     for budget in answer.passed:
         runtime.say_once("budget %s is passed by %s; the call was let through", budget, name)
     return Attempt(answer, context, runtime, span)

@@ -9,8 +9,9 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .books import Books
@@ -18,12 +19,14 @@ from .core.accounts import Watch
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
 from .core.attribution import check_locks
 from .core.budget import Budget, Budgets, parse_budgets
-from .core.call import Book, Call, Effect, Hold, LookUp, new_operation
+from .core.call import Ask, Book, Call, Effect, Hold, Judge, LookUp, Undo, new_operation
 from .core.context import GovernanceContext
 from .core.errors import ConfigurationError
 from .core.outcomes import Outcome
+from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
+from .decisions import Decisions, Models
 from .ledger.memory import MemoryLedger
 from .settings import Settings, load_settings
 from .stores.memory import MemoryStore
@@ -67,6 +70,7 @@ class Runtime:
         self.settings = settings if settings is not None else Settings()
         self.books = Books(store if store is not None else MemoryStore(), ledger or MemoryLedger())
         self.clock = clock
+        self.decisions = Decisions(self.settings, self.books.ledger)
         self.spans = Spans(tracer_provider)
         self._prices = prices
         self._scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
@@ -81,27 +85,29 @@ class Runtime:
 
     @property
     def prices(self) -> Prices:
-        """The price catalogue, loaded on first use."""
+        """The price catalogue, loaded on first use; raises :class:`ConfigurationError` for a bad file."""
         if self._prices is None:
             from .pricing.catalogue import Catalogue, default_catalogue
             from .pricing.overrides import load_overrides
 
             path = self.settings.prices
+            if path and not Path(path).is_file():
+                raise ConfigurationError(f"the settings name {path!r} for prices, and there is no such file")
             self._prices = Catalogue(load_overrides(path)) if path else default_catalogue()
         return self._prices
 
     def budgets_in_scope(
-        self, context: GovernanceContext | None
+        self, context: GovernanceContext | None, own: tuple[ScopedBudget, ...] = ()
     ) -> tuple[tuple[ScopedBudget, ...], tuple[Budget, ...]]:
         """The windowed budgets with their owners, and all budgets, that a call there must keep."""
         if self.settings.mode == "off":
             return (), ()
-        scoped = self._scoped
-        own: tuple[Budget, ...] = ()
+        scoped = self._scoped + own if own else self._scoped
+        held: tuple[Budget, ...] = ()
         if context is not None:
             scoped += context.windowed
-            own = context.budgets
-        return scoped, (*own, *(item.budget for item in scoped)) if scoped else own
+            held = context.budgets
+        return scoped, (*held, *(item.budget for item in scoped)) if scoped else own
 
     # -- a call ---------------------------------------------------------------------------------
 
@@ -118,8 +124,15 @@ class Runtime:
         deadline: float,
         forecast: Callable[[], Forecast] = Forecast,
         spent_already: bool = False,
+        own: tuple[ScopedBudget, ...] = (),
+        models: Models | None = None,
+        question: str | None = None,
+        degraded_from: str = "",
     ) -> Call:
         """All that admission needs to know of a call. ``defaults`` are the adapter's attribution.
+
+        ``own`` are the adapter's budgets, ``models`` and ``question`` what policies may look at (only
+        a keyed hash of the question is kept).
 
         ``max_nanos`` is what it can cost at most; ``forecast`` is asked only where a budget is in
         scope. Raises :class:`ConfigurationError` for a bad key, and :class:`LockedAttributeError`.
@@ -132,16 +145,19 @@ class Runtime:
             merged.update(context.inherited)
             check_locks(context.locks, attribution)
         merged.update(attribution)
-        scoped, budgets = self.budgets_in_scope(context)
+        scoped, budgets = self.budgets_in_scope(context, own)
 
         def watches(at: float) -> tuple[Watch, ...]:
-            return tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
+            found = tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
+            # What was spent already is booked, also where an operator has frozen the scope.
+            return tuple(watch._replace(enforced=False) for watch in found) if spent_already else found
 
         if spent_already:
             expectation = SPENT_ALREADY
         else:
-            known = self._forecast(name, forecast, budgets, max_nanos)
-            expectation = expected_amount(budgets, known, max_nanos)
+            asked = budgets if self.settings.mode == "enforce" else tuple(map(_observed, budgets))
+            known = self._forecast(name, forecast, asked, max_nanos)
+            expectation = expected_amount(asked, known, max_nanos)
         return Call(
             name=name,
             operation=_operation(idempotency_key),
@@ -156,6 +172,10 @@ class Runtime:
             enforced=self.settings.mode == "enforce",
             rewatch=watches,
             needs_store=_needs_store(scoped, self.settings.mode),
+            degraded_from=degraded_from,
+            facts=None
+            if spent_already
+            else self.decisions.facts(name, flow, merged, now, context, models, question),
         )
 
     def _forecast(
@@ -181,6 +201,12 @@ class Runtime:
             return tuple(self.books.ledger.charges(effect.operation))
         if isinstance(effect, Book):
             self.books.book(effect.charge, effect.settles)
+        elif isinstance(effect, Judge):
+            return self.decisions.judge(effect.facts)
+        elif isinstance(effect, Undo):
+            self.decisions.undo(effect.facts)
+        elif isinstance(effect, Ask):
+            return effect.function(effect.refusal)
         else:
             self.books.release(effect.hold, effect.now)
         return None
@@ -189,6 +215,7 @@ class Runtime:
         """Tell who listens, and learn from a charge what the next call of its flow will probably cost."""
         for tell in tuple(self.listeners):
             tell(charge)
+        self.decisions.booked(charge)
         if charge.outcome != Outcome.COMPLETED or charge.unpriced:
             return
         with self._costs_lock:
@@ -257,6 +284,13 @@ def _needs_store(scoped: tuple[ScopedBudget, ...], mode: str) -> bool:
     return not scoped or any(item.budget.on_store_error == "block" for item in scoped)
 
 
+def _observed(budget: Budget) -> Budget:
+    """As it is where budgets refuse nothing: neither what has no price nor what has no ceiling."""
+    if budget.on_unpriced != "block" and budget.admission != "strict":
+        return budget
+    return replace(budget, on_unpriced="reserve", admission="expected")
+
+
 def _windowed(budget: Budget) -> Budget:
     if budget.window is None:
         raise ConfigurationError(
@@ -316,6 +350,7 @@ def _at_exit() -> None:
 def configure(
     *,
     budgets: Budgets = None,
+    policies: Iterable[Policy] | None = None,
     mode: str | None = None,
     store: str | None = None,
     ledger: str | Ledger | None = None,
@@ -328,6 +363,7 @@ def configure(
 
     Args:
         budgets: budgets with a window that every call must keep, ``[Budget("100/month", by="team")]``.
+        policies: what may be called, by whom and when, ``[Policy("cheap", allow_models=("gpt-4o-mini",))]``.
         mode: ``enforce``, ``observe`` or ``off``.
         store: where shared accounts live; ``memory://`` in this version.
         ledger: where charges are kept; ``memory://`` in this version, or any object with
@@ -352,6 +388,8 @@ def configure(
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if budgets is not None:
         settings = replace(settings, budgets=parse_budgets(budgets))
+    if policies is not None:
+        settings = replace(settings, policies=tuple(policies))
     checked = check_attribution(attribution, known=tuple(configure.__kwdefaults__ or ()), where="configure()")
     settings = replace(settings, attribution={**settings.attribution, **checked})
     _install(

@@ -274,7 +274,7 @@ def test_several_budgets_hold_together(empty_directory):
         for _ in range(times):
             spend()
 
-    with pytest.raises(BudgetExceeded, match="0.03"):
+    with pytest.raises(BudgetExceeded, match=r"0\.03"):
         work(4)
     with pytest.raises(BudgetExceeded, match="day"):
         work(2)

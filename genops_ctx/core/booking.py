@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .outcomes import BOOKINGS, Booking, Outcome
+from .ports import Quote
 from .records import Charge, CostSource, Exactness, Line, LineKind, Usage
 
 if TYPE_CHECKING:
@@ -129,8 +130,12 @@ def _lost(reserved: int) -> Line:
 
 
 def _price(usage: Usage, prices: Prices, at: float) -> Line:
-    quote = prices.quote(usage, at)
-    provider = prices.provider_of(usage.provider)
+    try:
+        quote = prices.quote(usage, at)
+        provider = prices.provider_of(usage.provider)
+    except Exception as error:
+        # Prices of the user's own may fail. The call is made and paid for: its charge must not be lost.
+        quote, provider = Quote(None, note=f"the prices failed: {type(error).__name__}"), usage.provider
     if provider != usage.provider:
         usage = replace(usage, provider=provider)
     exactness = Exactness.UNKNOWN if quote.nanos is None else usage.exactness
