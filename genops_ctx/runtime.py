@@ -107,7 +107,7 @@ class Runtime:
         if context is not None:
             scoped += context.windowed
             held = context.budgets
-        return scoped, (*held, *(item.budget for item in scoped)) if scoped else own
+        return scoped, (*held, *(item.budget for item in scoped)) if scoped else held
 
     # -- a call ---------------------------------------------------------------------------------
 

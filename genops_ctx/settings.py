@@ -11,6 +11,7 @@ from typing import Any
 from .core.attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, near_miss
 from .core.budget import Budget
 from .core.errors import ConfigurationError
+from .core.policy import Policy
 
 __all__ = ["CONFIG_NAME", "MODES", "Settings", "environment_attribution", "load_settings"]
 
@@ -38,6 +39,9 @@ class Settings:
     ledger: str = "memory://"
     attribution: Attribution = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    alert_webhook: str | None = field(default=None, repr=False)
+    """where budget alerts are posted; it is as secret as a password"""
     prices: str | None = None
     """path of a file of the user's own prices"""
     source: str = ""
@@ -61,6 +65,7 @@ _ENVIRONMENT = {
     "mode": "GENOPS_MODE",
     "store": "GENOPS_STORE",
     "ledger": "GENOPS_LEDGER",
+    "alert_webhook": "GENOPS_ALERT_WEBHOOK",
 }
 
 
@@ -110,14 +115,17 @@ def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
 def _from_document(document: Mapping[str, Any], source: str) -> Settings:
     flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
     top = {"mode", "store", "ledger", "prices"}
-    _known(document, {*top, "flowise", "attribution", "budget"}, "the file")
+    _known(document, {*top, "flowise", "attribution", "budget", "policy", "alerts"}, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
     given |= {name: _text(document, name) for name in top if name in document}
+    alerts = _table(document, "alerts", {"webhook"})
+    given |= {f"alert_{name}": _text(alerts, name) for name in alerts}
     attribution = _table(document, "attribution", None)
     return Settings(
         **given,
         attribution=check_attribution(attribution, where="[attribution]"),
         budgets=tuple(_budget(table) for table in _tables(document, "budget")),
+        policies=tuple(_policy(table) for table in _tables(document, "policy")),
         source=source,
     )
 
@@ -133,6 +141,16 @@ def _budget(table: Mapping[str, Any]) -> Budget:
     if isinstance(given.get("by"), list):
         given["by"] = tuple(given["by"])
     return Budget(**given)
+
+
+_POLICY_KEYS = {item.name for item in fields(Policy) if item.init}
+
+
+def _policy(table: Mapping[str, Any]) -> Policy:
+    _known(table, _POLICY_KEYS, "[[policy]]")
+    if "name" not in table:
+        raise ConfigurationError("[[policy]] needs a name")
+    return Policy(**table)
 
 
 def _table(document: Mapping[str, Any], name: str, known: set[str] | None) -> Mapping[str, Any]:

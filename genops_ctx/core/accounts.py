@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .budget import Budget
+
 __all__ = [
     "Account",
     "Change",
@@ -92,6 +94,8 @@ class Watch(NamedTuple):
     """the account of the period before, whose unused part is added to the limit"""
     control: str = ""
     """key of what an operator has said of the scope (:class:`Control`)"""
+    source: Budget | None = None
+    """the budget it was made from; stores need not keep it"""
 
 
 class Control(NamedTuple):

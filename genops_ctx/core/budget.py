@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from decimal import Decimal
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 from .accounts import Watch
@@ -14,10 +16,15 @@ from .errors import ConfigurationError
 from .money import Amount, format_dollars, nanos_down, parse_dollars
 from .windows import Sliding, Window, check_time_zone, parse_window, period_of
 
+if TYPE_CHECKING:
+    from .errors import BudgetExceeded
+
 __all__ = ["Budget", "Budgets", "parse_budgets"]
 
 ADMISSIONS = ("expected", "strict")
-ON_EXCEEDED = ("block", "warn")
+ON_EXCEEDED = ("block", "warn", "degrade")
+MOST_OF_LIMIT = 10
+"""The highest alert threshold: 80 that was meant as a percentage is a mistake."""
 ON_UNPRICED = ("reserve", "block", "allow")
 ON_STORE_ERROR = ("block", "allow")
 
@@ -43,8 +50,14 @@ class Budget:
             what it can cost at most and refuses a call of which that is not known.
         default_reservation: dollars to set aside where nothing is known; a 20th of the limit
             unless given.
-        on_exceeded: ``block`` raises :class:`BudgetExceeded`, ``warn`` lets the call through and
-            warns.
+        on_exceeded: ``block`` raises :class:`BudgetExceeded`. ``warn`` lets the call through and
+            warns. ``degrade`` runs the flow that ``fallback`` names instead; what is not a flow is
+            blocked. A function is called with the :class:`BudgetExceeded`: where it returns True the
+            call goes through, flagged, and is refused otherwise. Of several budgets that refuse,
+            ``block`` counts before ``degrade``, before a function, before ``warn``.
+        fallback: the id or unique name of a cheaper flow, for ``degrade``. It is not refused by this
+            budget, and counts in it.
+        alert_thresholds: parts of the limit, of which an alert says once a window that they are spent.
         on_store_error: where the shared store does not answer: ``block`` refuses the call, ``allow``
             lets it through and books it once the store is back.
         rollover: what one period leaves is added to the limit of the next (never further).
@@ -60,10 +73,12 @@ class Budget:
     time_zone: str = field(default="UTC", kw_only=True)
     admission: str = field(default="expected", kw_only=True)
     default_reservation: Amount | None = field(default=None, kw_only=True)
-    on_exceeded: str = field(default="block", kw_only=True)
+    on_exceeded: str | Callable[[BudgetExceeded], object] = field(default="block", kw_only=True)
+    fallback: str | None = field(default=None, kw_only=True)
     on_unpriced: str = field(default="reserve", kw_only=True)
     on_store_error: str = field(default="block", kw_only=True)
     rollover: bool = field(default=False, kw_only=True)
+    alert_thresholds: tuple[Amount, ...] = field(default=(0.5, 0.8, 1.0), kw_only=True)
     limit_nanos: int = field(init=False, repr=False)
     default_nanos: int = field(init=False, repr=False)
     limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
@@ -82,7 +97,8 @@ class Budget:
             raise ConfigurationError("the name of a budget must be a string that is not empty")
         check_time_zone(self.time_zone)
         _one_of("admission", self.admission, ADMISSIONS)
-        _one_of("on_exceeded", self.on_exceeded, ON_EXCEEDED)
+        _check_exceeded(self.on_exceeded, self.fallback)
+        put(self, "alert_thresholds", _thresholds(self.alert_thresholds))
         _one_of("on_unpriced", self.on_unpriced, ON_UNPRICED)
         _one_of("on_store_error", self.on_store_error, ON_STORE_ERROR)
         if self.rollover not in (True, False):
@@ -153,6 +169,7 @@ class Budget:
             also=tuple(f"{account}|{key}" for key in period.also),
             before=before,
             control=account,
+            source=self,
         )
 
 
@@ -195,6 +212,37 @@ def _keys(by: object) -> tuple[str, ...]:
         if (known := near_miss(name)) is not None:
             raise ConfigurationError(f"by={name!r} is not an attribution key; did you mean {known!r}?")
     return names
+
+
+def _check_exceeded(action: object, fallback: object) -> None:
+    if not callable(action):
+        if action not in ON_EXCEEDED:
+            choices = ", ".join(ON_EXCEEDED)
+            raise ConfigurationError(f"on_exceeded must be one of {choices} or a function, not {action!r}")
+    elif iscoroutinefunction(action):
+        raise ConfigurationError("on_exceeded= takes a plain function: it is asked while a call is admitted")
+    if action != "degrade":
+        if fallback is not None:
+            raise ConfigurationError('fallback= belongs to on_exceeded="degrade"')
+    elif isinstance(fallback, Mapping):
+        raise ConfigurationError(
+            "fallback= takes the id or name of a flow: Flowise ignores in silence a model override that a "
+            "flow does not allow, so a dear call could go out as if it were cheap"
+        )
+    elif not isinstance(fallback, str) or not fallback.strip():
+        raise ConfigurationError('on_exceeded="degrade" needs fallback=, the id or name of a cheaper flow')
+
+
+def _thresholds(values: object) -> tuple[Decimal, ...]:
+    """Each once, the lowest first."""
+    if not isinstance(values, list | tuple):
+        raise ConfigurationError("alert_thresholds= takes parts of the limit, like (0.5, 0.8, 1.0)")
+    parts = {parse_dollars(value, what="an alert threshold") for value in values}
+    if any(not 0 < part <= MOST_OF_LIMIT for part in parts):
+        raise ConfigurationError(
+            f"an alert threshold is a part of the limit, above 0 and at most {MOST_OF_LIMIT}: 0.8 for 80 %"
+        )
+    return tuple(sorted(parts))
 
 
 def _one_of(what: str, value: object, choices: tuple[str, ...]) -> None:

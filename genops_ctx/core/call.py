@@ -9,13 +9,14 @@ suspended across other people's code.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .accounts import HoldState, Refusal, Reserve, Watch, WrongWindow
 from .admission import Expectation
 from .booking import Report, book, hold_id, memo_of
+from .effects import Ask, Book, Effect, Hold, Judge, LookUp, Release, Story, Undo, drive, drive_async
 from .errors import (
     AlreadyCompleted,
     BudgetExceeded,
@@ -24,25 +25,27 @@ from .errors import (
     StoreError,
     StoreUnavailable,
 )
-from .money import dollars
+from .exceeded import asked, budget_exceeded, degrades, may_go_on, soften, would_refuse
 from .outcomes import BOOKINGS, Booking
+from .policy import ALLOWED, Facts, Verdict
 from .ports import Held, Prices
 from .records import Charge
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from .context import GovernanceContext
 
 __all__ = [
     "Admitted",
+    "Ask",
     "Book",
     "Call",
     "Effect",
     "Hold",
+    "Judge",
     "LookUp",
     "Refused",
     "Release",
+    "Undo",
     "admit",
     "drive",
     "drive_async",
@@ -82,6 +85,10 @@ class Call:
     """the watches anew for the store's own time, where it is in another window"""
     needs_store: bool = True
     """a budget says ``on_store_error="block"``"""
+    degraded_from: str = ""
+    """the flow that it runs instead of: budgets that degrade do not refuse it"""
+    facts: Facts | None = None
+    """what the policies look at; None where there are none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,39 +130,8 @@ class Refused:
     name: str
     attribution: Mapping[str, str]
     at: float
-
-
-class Hold(NamedTuple):
-    """Effect: reserve. Answers :class:`Held`, :class:`Refusal` or :class:`WrongWindow`."""
-
-    wish: Reserve
-    now: float
-
-
-class Release(NamedTuple):
-    """Effect: give the reservation back. Never raises: what fails now is done later."""
-
-    hold: str
-    now: float
-
-
-class Book(NamedTuple):
-    """Effect: the charge into the ledger first, then to the accounts. Never raises."""
-
-    charge: Charge
-    settles: bool
-    """the store has, or may have, a hold for it"""
-
-
-class LookUp(NamedTuple):
-    """Effect: the charges of an operation. Answers a tuple."""
-
-    operation: str
-
-
-Effect = Hold | Release | Book | LookUp
-T = TypeVar("T")
-Story = Generator[Effect, object, T]
+    refusal: Refusal | None = None
+    """the limit that refused, where one did"""
 
 
 def new_operation() -> str:
@@ -164,33 +140,142 @@ def new_operation() -> str:
 
 
 def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Refused]:
-    """Reserve for a call, in the contexts of this process first, in the store second.
+    """Ask the policies, then reserve in every budget. Nothing has been sent, whatever it answers."""
+    facts = call.facts
+    verdict = ALLOWED
+    if facts is not None:
+        answer = yield Judge(facts)
+        assert isinstance(answer, Verdict)
+        verdict = answer
+        if verdict.violation is not None:
+            if context is not None:
+                context.refuse()
+            return Refused(verdict.violation, call.name, call.attribution, call.started_at)
+    admitted: Admitted | Refused | None = None
+    try:
+        admitted = yield from _reserve(call, context, ())
+        if isinstance(admitted, Refused) and admitted.refusal is not None:
+            admitted = yield from _over(call, context, admitted, admitted.refusal)
+    finally:
+        if facts is not None and not isinstance(admitted, Admitted):
+            yield Undo(facts)
+    if isinstance(admitted, Refused):
+        if context is not None and admitted.refusal is not None:
+            context.refuse()
+        return admitted
+    if admitted.passed or verdict.would_refuse:
+        return _observed(call, context, admitted, verdict)
+    return admitted
 
-    The second refusing undoes the first. Nothing has been sent, whatever it answers.
+
+def _over(
+    call: Call, context: GovernanceContext | None, first: Refused, refusal: Refusal
+) -> Story[Admitted | Refused]:
+    """What comes of a refusal by budgets that do not simply block (see :mod:`.exceeded`).
+
+    The call is reserved for without them, to see that no other budget refuses it.
     """
+    known: list[tuple[Refused, Refusal]] = []
+    answer: Admitted | Refused = first
+    over: Refusal | None = refusal
+    while isinstance(answer, Refused):
+        if over is None or not may_go_on(over, [item for _, item in known]):
+            return answer
+        known.append((answer, over))
+        answer = yield from _reserve(call, context, tuple(item for _, item in known))
+        over = answer.refusal if isinstance(answer, Refused) else None
+    try:
+        refused = yield from _decide(known)
+    except BaseException:
+        yield from _give_back(call, context, answer)
+        raise
+    if refused is not None:
+        yield from _give_back(call, context, answer)
+        return refused
+    approved = [item.watch.budget for _, item in known]
+    return replace(
+        answer,
+        passed=tuple(budget for budget in answer.passed if budget not in approved),
+        flags=answer.flags + tuple(f"approved:{budget}" for budget in approved),
+    )
+
+
+def _decide(known: list[tuple[Refused, Refusal]]) -> Story[Refused | None]:
+    """The refusal that counts, once no budget blocks; None where functions let the call through."""
+    for refused, refusal in known:
+        if degrades(refusal.watch):
+            return refused
+    for refused, refusal in known:
+        function = asked(refusal.watch)
+        assert function is not None
+        assert isinstance(refused.error, BudgetExceeded)
+        try:
+            answer = yield Ask(function, refused.error)
+        except Exception as problem:
+            refused.error.__cause__ = problem
+            return refused
+        if answer is not True:
+            return refused
+    return None
+
+
+def _give_back(call: Call, context: GovernanceContext | None, admitted: Admitted) -> Story[None]:
+    if context is not None:
+        context.unreserve(admitted.held_here)
+    if admitted.stored:
+        yield Release(admitted.hold, call.started_at)
+
+
+def _observed(
+    call: Call, context: GovernanceContext | None, admitted: Admitted, verdict: Verdict
+) -> Admitted:
+    """Note what would have been refused, had the mode not been ``observe``."""
+    would = verdict.would_refuse
+    passed = admitted.passed
+    if not call.enforced:
+        watches = call.watches + (context.watches if context is not None else ())
+        refusing = tuple(budget for budget in passed if would_refuse(budget, watches))
+        passed = tuple(budget for budget in passed if budget not in refusing)
+        would += refusing
+    if not would:
+        return admitted
+    if context is not None:
+        context.refuse(would=True)
+    flags = admitted.flags + tuple(f"would_refuse:{name}" for name in dict.fromkeys(would))
+    return replace(admitted, passed=passed, flags=flags)
+
+
+def _reserve(
+    call: Call, context: GovernanceContext | None, refusals: tuple[Refusal, ...]
+) -> Story[Admitted | Refused]:
+    """Reserve in the contexts of this process first, in the store second, which undoes the first.
+
+    The budgets of ``refusals`` are made to warn only.
+    """
+
+    def softened(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
+        return soften(watches, refusals, enforced=call.enforced, degraded=bool(call.degraded_from))
+
     expectation = call.expectation
     amount, at_most, free = expectation.amount, expectation.at_most, expectation.free
     expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
     if context is not None:
-        here = context.reserve(
-            Reserve("", amount, _as_enforced(call, context.watches), expires_at, at_most, free)
-        )
+        here = context.reserve(Reserve("", amount, softened(context.watches), expires_at, at_most, free))
         if isinstance(here, Refusal):
-            context.refuse()
             return _refused(call, here)
         amount = held_here = here.reserved
         passed = tuple([watch.budget for watch in here.passed])
     attempt = 1
     stored = bool(call.watches) or call.keyed
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = (f"degraded_from:{call.degraded_from}",) if call.degraded_from else ()
     if stored:
         answer: object = None
         wish = Reserve(
             hold_id(call.operation, 1),
             amount,
-            _as_enforced(call, call.watches),
+            softened(call.watches),
             expires_at,
             at_most,
             free,
@@ -201,7 +286,7 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
             answer = yield Hold(wish, call.started_at)
             if isinstance(answer, WrongWindow) and call.rewatch is not None:
                 # The store's clock is in another window than ours: its time is the one that counts.
-                wish = wish._replace(watches=_as_enforced(call, call.rewatch(answer.now)))
+                wish = wish._replace(watches=softened(call.rewatch(answer.now)))
                 answer = yield Hold(wish, call.started_at)
             while isinstance(answer, Held) and not answer.fresh and answer.state in TRY_AGAIN:
                 attempt += 1
@@ -213,14 +298,12 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
                 yield Release(wish.id, call.started_at)
                 return Refused(_unavailable(error), call.name, call.attribution, call.started_at)
             answer = Held(HoldState.HELD, amount, fresh=True)
-            flags = ("store_unavailable",)
+            flags += ("store_unavailable",)
         finally:
             # A refused, cancelled or failed reserve leaves nothing behind in the contexts.
             if context is not None and not (isinstance(answer, Held) and answer.fresh):
                 context.unreserve(held_here)
         if isinstance(answer, Refusal):
-            if context is not None:
-                context.refuse()
             return _refused(call, answer)
         if isinstance(answer, WrongWindow):
             clock = StoreError("its clock is in another window than it says")
@@ -259,29 +342,9 @@ def _unavailable(error: StoreError) -> StoreUnavailable:
     )
 
 
-def _as_enforced(call: Call, watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
-    return watches if call.enforced else tuple(watch._replace(enforced=False) for watch in watches)
-
-
 def _refused(call: Call, refusal: Refusal) -> Refused:
-    watch, account = refusal.watch, refusal.account
-    resets_at: datetime | None = None
-    if watch.ends_at is not None:
-        from datetime import UTC, datetime
-
-        resets_at = datetime.fromtimestamp(watch.ends_at, UTC)
-    error = BudgetExceeded(
-        budget=watch.budget,
-        scope=watch.scope,
-        limit=dollars(refusal.limit),
-        spent=dollars(account.spent),
-        reserved=dollars(account.reserved),
-        wanted=dollars(refusal.wanted),
-        wanted_because=call.expectation.because,
-        resets_at=resets_at,
-        frozen=refusal.frozen,
-    )
-    return Refused(error, call.name, call.attribution, call.started_at)
+    error = budget_exceeded(refusal, call.expectation.because)
+    return Refused(error, call.name, call.attribution, call.started_at, refusal)
 
 
 def _seen_before(call: Call, held: Held) -> Story[Refused]:
@@ -318,33 +381,3 @@ def finish(
         if context is not None:
             context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))
     return charge
-
-
-def drive(story: Story[T], perform: Callable[[Effect], object]) -> T:
-    """Run a story to its end, performing each effect; what fails is raised inside the story."""
-    try:
-        effect = next(story)
-        while True:
-            try:
-                answer = perform(effect)
-            except BaseException as error:
-                effect = story.throw(error)
-            else:
-                effect = story.send(answer)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-async def drive_async(story: Story[T], perform: Callable[[Effect], Awaitable[object]]) -> T:
-    """As :func:`drive`, awaiting each effect; a cancellation is raised inside the story too."""
-    try:
-        effect = next(story)
-        while True:
-            try:
-                answer = await perform(effect)
-            except BaseException as error:
-                effect = story.throw(error)
-            else:
-                effect = story.send(answer)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]

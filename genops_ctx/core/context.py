@@ -312,6 +312,7 @@ class GovernanceContext(Costs):
                 budget=budget.label,
                 scope=f"context {context.name!r}",
                 enforced=budget.on_exceeded != "warn",
+                source=budget,
             )
             for context in self._path
             for budget in context._spec.budgets
@@ -372,11 +373,11 @@ class GovernanceContext(Costs):
             for context in self._path:
                 context._totals.book(charge, tokens, reserved, rows)
 
-    def refuse(self) -> None:
-        """Count a refused call in it and every context around it."""
+    def refuse(self, would: bool = False) -> None:
+        """Count a call that was refused (or only would have been) in it and every context around it."""
         with self._lock:
             for context in self._path:
-                context._totals.refused += 1
+                context._totals.refuse(would)
 
 
 PARAMETERS = ("name", "budget", "locked")

@@ -8,11 +8,13 @@
     ├── LockedAttributeError            an inner scope changed a locked attribute
     ├── CallRefused                     refused before anything was sent; nothing was spent
     │   ├── BudgetExceeded              a limit would be passed
+    │   ├── PolicyViolation             a policy does not allow the call
     │   ├── PriceUnknown                no price is known, and the budget says "block"
     │   ├── OperationInProgress         the same idempotency key is being sent right now
     │   ├── AlreadyCompleted            the same idempotency key was completed before
     │   └── StoreUnavailable            the budget store does not answer, and the budget says "block"
     ├── StoreError                      a store failed or did not answer within its bound
+    │   └── StoreDataLost               it answers, but has lost what was booked in it
     └── FlowiseError                    genops_ctx.providers.errors: also requests exceptions
 
 Messages never hold a prompt, an answer or a key.
@@ -39,7 +41,9 @@ __all__ = [
     "GovernanceWarning",
     "LockedAttributeError",
     "OperationInProgress",
+    "PolicyViolation",
     "PriceUnknown",
+    "StoreDataLost",
     "StoreError",
     "StoreUnavailable",
     "UnknownKeywordError",
@@ -94,6 +98,7 @@ class BudgetExceeded(CallRefused):
         wanted_because: how ``wanted`` came about.
         resets_at: end of the window, or None where the budget has none.
         frozen: an operator has stopped the scope, whatever is left.
+        fallback: the flow to run instead, where the budget says ``on_exceeded="degrade"``; else empty.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class BudgetExceeded(CallRefused):
         wanted_because: str,
         resets_at: datetime | None = None,
         frozen: bool = False,
+        fallback: str = "",
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -118,7 +124,10 @@ class BudgetExceeded(CallRefused):
         self.wanted_because = wanted_because
         self.resets_at = resets_at
         self.frozen = frozen
-        super().__init__(budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at, frozen)
+        self.fallback = fallback
+        super().__init__(
+            budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at, frozen, fallback
+        )
 
     @property
     def remaining(self) -> Decimal:
@@ -157,9 +166,29 @@ class BudgetExceeded(CallRefused):
                     "wanted_because",
                     "resets_at",
                     "frozen",
+                    "fallback",
                 )
             },
         )
+
+
+class PolicyViolation(CallRefused):
+    """A policy does not allow the call.
+
+    Attributes:
+        policy: name of the policy.
+        call: name of what was to be called.
+        reason: which rule refused it, and what to do.
+    """
+
+    def __init__(self, policy: str, call: str, reason: str) -> None:
+        self.policy = policy
+        self.call = call
+        self.reason = reason
+        super().__init__(policy, call, reason)
+
+    def __str__(self) -> str:
+        return f"policy {self.policy!r} refused {self.call!r} before it was sent: {self.reason}"
 
 
 class PriceUnknown(CallRefused):
@@ -168,6 +197,13 @@ class PriceUnknown(CallRefused):
 
 class StoreError(GovernanceError):
     """A store failed, or did not answer within its bound. Calls see :class:`StoreUnavailable`."""
+
+
+class StoreDataLost(StoreError):
+    """A store has lost what was booked in it (flushed, evicted, an old snapshot), and has to be restored.
+
+    Until then it is not read: an empty account is not one that has spent nothing.
+    """
 
 
 class StoreUnavailable(CallRefused):

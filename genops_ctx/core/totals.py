@@ -64,6 +64,7 @@ class Totals:
     admitted = 0
     calls = 0
     refused = 0
+    would_refuse = 0
     unpriced = 0
     rows: dict[Row, int] | None = None
 
@@ -82,6 +83,13 @@ class Totals:
                 if row not in mine and len(mine) >= KEPT_ROWS:
                     row = Row(OTHER, OTHER, OTHER, row.source, row.exactness, ())
                 mine[row] = mine.get(row, 0) + nanos
+
+    def refuse(self, would: bool) -> None:
+        """Count a call that was refused, or one that ``observe`` let through."""
+        if would:
+            self.would_refuse += 1
+        else:
+            self.refused += 1
 
     @property
     def inexact(self) -> int:
@@ -131,6 +139,11 @@ class Costs:
     def refused_calls(self) -> int:
         """Calls that were refused before anything was sent."""
         return self._totals.refused
+
+    @property
+    def would_refuse_calls(self) -> int:
+        """Calls that a budget or policy would have refused, had the mode not been ``observe``."""
+        return self._totals.would_refuse
 
     @property
     def unpriced_calls(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.attribution import check_attribution
 from ..core.errors import ConfigurationError
+from ..core.scope import ScopedBudget
 from ..pricing.plans import pricing_tier as check_pricing_tier
 from ..runtime import get_runtime
 from ..settings import environment_attribution
@@ -44,6 +45,9 @@ PARAMETERS = (
 
 class FlowiseClient:
     """Connection, attribution and metering of one Flowise, and its flows and messages."""
+
+    _budgets: tuple[ScopedBudget, ...] = ()
+    """budgets of its own calls, besides those of contexts and settings"""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import requests
 from ..attempt import Attempt, begin, finish_quietly
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
-from ..core.errors import ConfigurationError
+from ..core.errors import BudgetExceeded, ConfigurationError
 from ..core.money import Amount, nanos_up, parse_dollars
 from ..core.outcomes import Outcome
 from ..pricing.plans import fee_line
@@ -32,8 +32,9 @@ from .client import PARAMETERS, FlowiseClient, check_metering, one_of
 from .deadline import Exchange
 from .errors import FlowiseError, FlowiseNotFoundError, problem_error
 from .estimates import Texts, forecast
+from .flow_models import models_of
 from .flows import Flow
-from .prediction import Prediction
+from .prediction import Asked, Prediction
 from .transport import Body, Limits, keep_body, redirect_problem
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             :class:`FlowiseStream` of events that has them once it has ended.
 
         Raises:
-            BudgetExceeded: before anything is sent.
+            BudgetExceeded, PolicyViolation: before anything is sent.
             FlowiseError: see :mod:`genops_ctx.providers.errors`; ``.charge`` says what was booked.
             ConfigurationError: bad arguments; nothing was sent.
             LockedAttributeError: attribution that an outer context locked.
@@ -175,49 +176,82 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             human_input=humanInput,
             form=form,
         )
-        transport = self._link()
+        asked = Asked(
+            body=body,
+            question=question,
+            texts=Texts(question or "", tuple(turn["content"] for turn in body.get("history", ()))),
+            audio=_has_audio(uploads),
+            stream=stream,
+            route=route,
+            attribution=checked,
+            max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
+            key=idempotency_key,
+        )
         # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
         current = Exchange(limits.total)
+        attempt, prediction, content = self._admit(reference, asked, limits, current)
+        what = f"prediction of flow {prediction.flow.name!r} at {self.base_url}"
+        quiet = route == "estimate"
+        return self._send(attempt, prediction, content, current, limits, what, stream, quiet)
+
+    def _admit(
+        self,
+        reference: str,
+        asked: Asked,
+        limits: Limits,
+        current: Exchange,
+        instead_of: Flow | None = None,
+    ) -> tuple[Attempt, Prediction, bytes]:
+        """Admit the call of a flow, or of the cheaper one that a budget names instead of it."""
+        transport = self._link()
         flow = self._directory.resolve(reference, transport, limits.half_of(current))
-        definition = self._definition(flow, limits.half_of(current), must_exist=stream)
+        definition = self._definition(flow, limits.half_of(current), must_exist=asked.stream)
         if definition is not None and definition.name:
             flow = flow._replace(name=definition.name)
-        if route == "evaluation" and not stream and not _is_agentflow(definition):
+        body = dict(asked.body)
+        if asked.route == "evaluation" and not asked.stream and not _is_agentflow(definition):
             body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
         # An id of our own, where the caller has none, finds the execution record of a failed run.
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
-        running = body.get("overrideConfig", {}).get("sessionId") or body.setdefault(
-            "chatId", str(uuid.uuid4())
-        )
+        override: Mapping[str, Any] = body.get("overrideConfig", {})
+        running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
         defaults = check_attribution(self.governance_attrs, where="governance_attrs")
         runtime = get_runtime()
-        texts = Texts(question or "", tuple(turn["content"] for turn in body.get("history", ())))
         fee = fee_line(self.pricing_tier, runtime.clock())
-        prediction = Prediction(
-            flow, definition, texts, running, _has_audio(uploads), () if fee is None else (fee,)
-        )
+        fees = () if fee is None else (fee,)
+        prediction = Prediction(flow, definition, asked.texts, running, asked.audio, fees)
 
         def expected() -> Forecast:
-            found = forecast(definition, texts, runtime.prices, runtime.clock(), bounded=bounded)
+            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
             return found if fee is None else found.with_fee(fee.nanos)
 
-        attempt = begin(
-            flow.name,
-            flow=flow.id,
-            defaults=defaults,
-            attribution=checked,
-            max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
-            idempotency_key=idempotency_key,
-            deadline=limits.total,
-            forecast=expected,
-            server=_server(self.base_url),
-            runtime=runtime,
-        )
-        what = f"prediction of flow {flow.name!r} at {self.base_url}"
-        quiet = route == "estimate"
-        return self._send(attempt, prediction, content, current, limits, what, stream, quiet)
+        try:
+            attempt = begin(
+                flow.name,
+                flow=flow.id,
+                defaults=defaults,
+                attribution=asked.attribution,
+                max_nanos=asked.max_nanos,
+                idempotency_key=asked.key,
+                deadline=limits.total,
+                forecast=expected,
+                server=_server(self.base_url),
+                runtime=runtime,
+                own=self._budgets,
+                models=lambda: models_of(definition, override, runtime.prices),
+                question=asked.question,
+                degraded_from=instead_of.name if instead_of is not None else "",
+            )
+        except BudgetExceeded as refusal:
+            if not refusal.fallback or instead_of is not None:
+                raise
+            cheaper = self._directory.resolve(refusal.fallback, transport, limits.half_of(current))
+            if cheaper.id == flow.id:
+                raise
+            return self._admit(cheaper.id, asked, limits, current, instead_of=flow)
+        return attempt, prediction, content
 
     def _send(
         self,

@@ -17,7 +17,24 @@ from ..wire.usage import StreamReader, read_failure, read_usage
 from .estimates import Texts, estimated_usages
 from .flows import Flow
 
-__all__ = ["Prediction"]
+__all__ = ["Asked", "Prediction"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Asked:
+    """What the caller asked for, whichever flow then runs; never stored or shown."""
+
+    body: Mapping[str, Any]
+    question: str | None
+    texts: Texts
+    audio: bool
+    stream: bool
+    route: str
+    """the metering route"""
+    attribution: Mapping[str, str]
+    max_nanos: int | None
+    key: str | None
+    """the idempotency key"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,8 +312,10 @@ def test_soft_limits_of_both_kinds_are_named(world: World, run: Driver) -> None:
 def test_observing_refuses_nothing_and_names_what_would_have(world: World, run: Driver) -> None:
     with governance_context("job", budget="0.000000001") as context:
         admitted = run(admit(call(5, watch("shared", 4, budget="day"), enforced=False), context))
-    assert admitted.passed == ("$0.000000001", "day")
+    assert admitted.passed == ()
+    assert admitted.flags == ("would_refuse:$0.000000001", "would_refuse:day")
     assert admitted.reserved == 5
+    assert (context.refused_calls, context.would_refuse_calls) == (0, 1)
 
 
 # -- trouble ---------------------------------------------------------------------------------------
