@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING
 
 from ..core.attribution import UNALLOCATED
 from ..core.money import NANOS_PER_DOLLAR
-from .rows import Row, attribution_text, text, without_surrogates
+from .rows import attribution_text, text, without_surrogates
 from .totals import DAY_SECONDS, DIMENSIONS, Query, Sums, Total, add, day_name, day_of, sums_of
 
 if TYPE_CHECKING:
-    from ..core.records import Charge
+    from ..core.records import Charge, Line
     from .database import Database
 
 __all__ = ["NOT_ROLLED", "roll_up", "totals"]
@@ -49,24 +49,13 @@ def roll_up(
     connection: sqlite3.Connection, seq: int, charge: Charge, known: MutableMapping[Series, int]
 ) -> None:
     """Add a new charge to the sums. ``known`` remembers the numbers of series while they are valid."""
-    attribution = attribution_text([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
+    attribution = attribution_text(
+        tuple([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
+    )
     day = day_of(charge.started_at)
     sums: dict[Series, Sums] = {}
-    key: Series
-    if not charge.lines:
-        key = (attribution, charge.name, charge.flow, "", "", "", "exact")
-        sums[key] = sums_of(charge, None, True)
-    for position, line in enumerate(charge.lines):
-        usage = line.usage
-        key = (
-            attribution,
-            charge.name,
-            charge.flow,
-            "" if usage is None else usage.provider,
-            "" if usage is None else usage.model,
-            line.source.value,
-            line.exactness.value,
-        )
+    for position, line in enumerate(charge.lines or (None,)):
+        key: Series = (attribution, charge.name, charge.flow, *_series_of(line))
         added = sums_of(charge, line, position == 0)
         sums[key] = add(sums[key], added) if key in sums else added
     for key, (nanos, *counts) in sums.items():
@@ -77,6 +66,15 @@ def roll_up(
             series = known[key] = _number_of(connection, key)
         whole, rest = divmod(nanos, NANOS_PER_DOLLAR)
         connection.execute(_BOOK, (day, series, whole, rest, *counts, seq, seq))
+
+
+def _series_of(line: Line | None) -> tuple[str, str, str, str]:
+    if line is None:
+        return "", "", "", "exact"
+    usage = line.usage
+    if usage is None:
+        return "", "", line.source.value, line.exactness.value
+    return usage.provider, usage.model, line.source.value, line.exactness.value
 
 
 def _number_of(connection: sqlite3.Connection, key: Series) -> int:
@@ -132,7 +130,16 @@ def _from_rollups(
         f"SELECT day, {_SERIES_COLUMNS}, {_SUMMED} FROM ({sums}) JOIN series ON series.id = series",
         (_LEAST if first is None else first, _MOST if after is None else after),
     )
-    yield from _read(rows, _SERIES_DIMENSIONS)
+    owners: dict[str, dict[str, str]] = {}
+    for number, attribution, *rest in rows:
+        owner = owners.get(attribution)
+        if owner is None:
+            owner = owners[attribution] = json.loads(attribution)
+        values = {**owner, **dict(zip(_SERIES_DIMENSIONS, map(text, rest), strict=False))}
+        if number is not None:
+            values["day"] = day_name(number)
+        whole, nanos, *counts = rest[len(_SERIES_DIMENSIONS) :]
+        yield _reader(values), (whole * NANOS_PER_DOLLAR + nanos, *counts)
 
 
 def _from_lines(
@@ -144,35 +151,25 @@ def _from_lines(
         (_LEAST if since is None else day_of(since), _MOST if until is None else day_of(until)),
     ).fetchone()
     connection.create_function("utc_day", 1, day_of, deterministic=True)
-    names = [name for name in query.names if name in _OF_LINES]
-    day = _OF_LINES["day"] if "day" in names else "NULL"
-    owner = "attribution" if any(name not in DIMENSIONS for name in query.names) else "'{}'"
-    others = [name for name in names if name != "day"]
-    columns = "".join(f", {_OF_LINES[name]}" for name in others)
-    group = ", ".join(str(number + 1) for number in range(2 + len(others)))
+    columns = [_OF_LINES.get(name, "coalesce(json_extract(attribution, ?), '')") for name in query.names]
+    # An attribution key is an identifier, and its path so needs no quoting.
+    paths = [f'$."{name}"' for name in query.names if name not in _OF_LINES]
+    group = f"GROUP BY {', '.join(str(1 + number) for number in range(len(columns)))}" if columns else ""
     rows = connection.execute(
-        f"SELECT {day}, {owner}{columns}, {_SUMS_OF_LINES} "
+        f"SELECT {''.join(f'{column}, ' for column in columns)}{_SUMS_OF_LINES} "
         "FROM charges LEFT JOIN lines ON lines.charge = charges.seq "
-        "WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? "
-        f"GROUP BY {group}",
-        (first, last, _EVER if since is None else since, _FOREVER if until is None else until),
+        f"WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? {group}",
+        (*paths, first, last, _EVER if since is None else since, _FOREVER if until is None else until),
     )
-    yield from _read(rows, others)
-
-
-def _read(rows: Iterable[Row], names: Sequence[str]) -> Iterator[Group]:
-    """Groups of rows: day, attribution, the values of ``names``, the sums."""
-    parsed: dict[str, dict[str, str]] = {}
-    end = 2 + len(names)
     for row in rows:
-        owner = parsed.get(row[1])
-        if owner is None:
-            owner = parsed[row[1]] = json.loads(row[1])
-        values = {**owner, **{name: text(value) for name, value in zip(names, row[2:end], strict=True)}}
-        if row[0] is not None:
-            values["day"] = day_name(row[0])
-        whole, rest, *counts = row[end:]
-        yield _reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
+        values = dict(zip(query.names, map(_text_or_day, row), strict=False))
+        whole, rest, *counts = row[len(values) :]
+        if counts[0] is not None:  # a sum over no charge at all
+            yield _reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
+
+
+def _text_or_day(value: str | bytes | int) -> str:
+    return day_name(value) if isinstance(value, int) else text(value)
 
 
 def _reader(values: Mapping[str, str]) -> Callable[[str], str]:

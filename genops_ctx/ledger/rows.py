@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..core.errors import StoreError
@@ -46,9 +47,16 @@ Row = tuple[Any, ...]
 _dump = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
-def attribution_text(attribution: Iterable[tuple[str, str]]) -> str:
-    """The same text for the same set, in whatever order it was given."""
+# Most charges have accounts, path, owner … in common with the one before.
+@lru_cache(maxsize=4096)
+def attribution_text(attribution: tuple[tuple[str, str], ...]) -> str:
+    """A JSON object: the same text for the same set, in whatever order it was given."""
     return _dump(dict(attribution))
+
+
+@lru_cache(maxsize=4096)
+def _array(values: tuple[str, ...]) -> str:
+    return _dump(values)
 
 
 def charge_row(charge: Charge) -> Row:
@@ -60,13 +68,13 @@ def charge_row(charge: Charge) -> Row:
         charge.name,
         charge.flow,
         str(charge.outcome),
-        _dump(dict(charge.attribution)) if charge.attribution else "{}",
-        _dump(charge.context_path) if charge.context_path else "[]",
+        attribution_text(tuple(charge.attribution.items())),
+        _array(charge.context_path),
         charge.started_at,
         charge.ended_at,
         _storable(charge.reserved_nanos),
-        _dump(charge.accounts) if charge.accounts else "[]",
-        _dump(charge.flags) if charge.flags else "[]",
+        _array(charge.accounts),
+        _array(charge.flags),
         charge.trace_id,
         charge.adjustment_of,
     )

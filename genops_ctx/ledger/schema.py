@@ -40,7 +40,10 @@ def _charges_lines_audits(connection: sqlite3.Connection) -> None:
         """
     )
     connection.execute("CREATE UNIQUE INDEX charges_id ON charges (id)")
-    connection.execute("CREATE INDEX charges_operation ON charges (operation)")
+    # The usual id begins with its operation, so that charges_id finds it: one index less to write.
+    connection.execute(
+        "CREATE INDEX charges_operation ON charges (operation) WHERE id <> operation || '#' || attempt"
+    )
     connection.execute(
         """
         CREATE TABLE lines (

@@ -36,6 +36,12 @@ def _insert(table: str, columns: str, rest: str = "") -> str:
 
 _CHARGE = _insert("charges", CHARGE_COLUMNS, " ON CONFLICT (id) DO NOTHING")
 _LINE = _insert("lines", LINE_COLUMNS)
+# '$' is what follows '#': between the two are the ids that begin with "operation#".
+_OF_OPERATION = (
+    f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq IN ("
+    "SELECT seq FROM charges WHERE id >= ? AND id < ? AND operation = ? UNION "
+    "SELECT seq FROM charges WHERE operation = ? AND id <> operation || '#' || attempt) ORDER BY seq"
+)
 _AUDIT = _insert("audits", "at, action, subject, actor, reason, nanos, until")
 _SETTLED = "DELETE FROM outbox WHERE charge = (SELECT seq FROM charges WHERE id = ?)"
 
@@ -95,10 +101,8 @@ class SQLiteLedger:
         """In the order they were booked, read page by page; of one operation where given."""
         if operation is None:
             return self._pages()
-        return self._read(
-            f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE operation = ? ORDER BY seq",
-            without_surrogates((operation,)),
-        )
+        bounds = (f"{operation}#", f"{operation}$", operation, operation)
+        return self._read(_OF_OPERATION, without_surrogates(bounds))
 
     def totals(
         self,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..core.attribution import UNALLOCATED, near_miss
+from ..core.attribution import UNALLOCATED, check_attribution
 from ..core.errors import ConfigurationError
 from ..core.money import dollars
 
@@ -119,10 +119,7 @@ def parse_query(
         name: frozenset((values,)) if isinstance(values, str) else frozenset(values)
         for name, values in (where or {}).items()
     }
-    for name in (*names, *wanted):
-        hint = near_miss(name, DIMENSIONS)
-        if hint is not None:
-            raise ConfigurationError(f"costs cannot be grouped by {name!r}; did you mean {hint!r}?")
+    check_attribution(dict.fromkeys((*names, *wanted), "?"), known=DIMENSIONS, where="a report of costs")
     return Query(_seconds(since, "since"), _seconds(until, "until"), names, wanted)
 
 

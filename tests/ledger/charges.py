@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from genops_ctx.core.money import MAX_NANOS
@@ -40,11 +42,25 @@ lines = st.builds(
     note=names,
 )
 
+operations = st.one_of(names, st.sampled_from(["op", "op#1", "op$", "o"]))
+"""Among them ones that begin like another."""
+
+
+@st.composite
+def ids(draw: st.DrawFn) -> tuple[str, str, int]:
+    """Identity, operation and attempt of a charge: the usual identity, or any."""
+    operation, attempt = draw(operations), draw(st.integers(1, 10**6))
+    return draw(st.one_of(st.just(f"{operation}#{attempt}"), operations)), operation, attempt
+
+
+def _charge(identity: tuple[str, str, int], **rest: Any) -> Charge:
+    charge_id, operation, attempt = identity
+    return Charge(id=charge_id, operation=operation, attempt=attempt, **rest)
+
+
 charges = st.builds(
-    Charge,
-    id=names,
-    operation=names,
-    attempt=st.integers(1, 10**6),
+    _charge,
+    ids(),
     name=names,
     flow=names,
     outcome=st.sampled_from(Outcome),

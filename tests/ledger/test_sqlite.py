@@ -256,11 +256,10 @@ def test_a_charge_joins_the_transaction_around_it(ledger: SQLiteLedger) -> None:
     class Stop(Exception):
         pass
 
-    with pytest.raises(Stop):
-        with ledger.database:
-            ledger.append(charge(line(5), operation="gone", attribution={"team": "gone"}))
-            ledger.append(charge(line(6), operation="too", attribution={"team": "gone"}))
-            raise Stop
+    with pytest.raises(Stop), ledger.database:
+        ledger.append(charge(line(5), operation="gone", attribution={"team": "gone"}))
+        ledger.append(charge(line(6), operation="too", attribution={"team": "gone"}))
+        raise Stop
     assert list(ledger.charges()) == []
     with ledger.database:
         ledger.append(charge(line(7), operation="kept", attribution={"team": "kept"}))
