@@ -1,1 +1,54 @@
-"""Where accounts live. One protocol, several back ends."""
+"""Where accounts live. One protocol (:class:`genops_ctx.core.ports.AccountStore`), several back ends.
+
+``memory://`` one process · ``sqlite:///path`` one machine · ``redis://…`` any number of machines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from ..core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ..core.ports import AccountStore
+
+__all__ = ["open_store"]
+
+_FORMS = (
+    "memory://, sqlite:///relative/path, sqlite:////absolute/path, redis://host:6379/0 "
+    "(also rediss://, unix://, redis+sentinel://, redis+cluster://)"
+)
+
+
+def open_store(url: str) -> AccountStore:
+    """The store that a URL names; nothing is connected to yet.
+
+    Raises :class:`ConfigurationError` for an unknown scheme, a file that cannot be written, and a
+    back end that is not installed. No message shows more of the URL than its scheme.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    scheme = scheme.lower()
+    if scheme == "memory" and separator and rest in ("", "/"):
+        from .memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite" and separator:
+        return _sqlite(rest)
+    if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        from .redis import RedisStore
+
+        return RedisStore(url.strip())
+    shown = scheme if separator and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "that"
+    raise ConfigurationError(f"no store has the URL scheme {shown!r}; there are {_FORMS}")
+
+
+def _sqlite(rest: str) -> AccountStore:
+    from .sqlite import SQLiteStore
+
+    path = unquote(rest.removeprefix("/"))
+    if not rest.startswith("/") or not path or "?" in rest:
+        raise ConfigurationError(
+            "a SQLite store is sqlite:///relative/path or sqlite:////absolute/path, without parameters"
+        )
+    return SQLiteStore(path)

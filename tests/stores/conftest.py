@@ -15,7 +15,7 @@ from genops_ctx.stores.sqlite import SQLiteStore
 from .redis_server import RedisServer
 
 NewStore = Callable[[], AccountStore]
-BACK_ENDS = ("memory", "sqlite")
+BACK_ENDS = ("memory", "sqlite", "redis")
 
 _numbers = itertools.count()
 

@@ -17,6 +17,8 @@ HOW = (
     "GENOPS_TEST_REDIS=require makes this a failure"
 )
 
+REQUIRED = os.environ.get("GENOPS_TEST_REDIS") == "require"
+
 
 def needed() -> str:
     """The program, or a skip (a failure where GENOPS_TEST_REDIS=require) that says how to get it."""
@@ -28,7 +30,7 @@ def needed() -> str:
         missing = missing or "redis-py"
     if missing:
         text = f"{missing} is not here: {HOW}"
-        if os.environ.get("GENOPS_TEST_REDIS") == "require":
+        if REQUIRED:
             pytest.fail(text)
         pytest.skip(text)
     assert program is not None

@@ -1,0 +1,255 @@
+"""``redis://``: accounts on a Redis (or Valkey) server, shared by any number of machines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..core.accounts import Account, Control, Hold, Refusal, Reserve, WrongWindow
+from ..core.errors import ConfigurationError, StoreError
+from ..core.ports import Held, Lost
+from . import redis_words as words
+from .redis_scripts import keys_of
+from .redis_session import Argument, Request, Session
+from .redis_urls import connect, parse_address
+from .tombstones import TOMBSTONE_SECONDS, UNNAMED_SECONDS
+
+if TYPE_CHECKING:
+    from .redis_health import RedisHealth
+
+__all__ = ["RedisStore"]
+
+SWEPT_AT_ONCE = 200
+RESTORE_SECONDS = 30.0
+T = TypeVar("T")
+
+
+class RedisStore:
+    """An :class:`~genops_ctx.core.ports.AccountStore` on Redis 6.2 or newer, by scripts.
+
+    Its clock is the server's: of its callers' times only the distances count. ``command_timeout``
+    bounds what a call waits on an open connection, ``connect_timeout`` the making of one (seconds). Where
+    the server did not answer, the next calls are told so at once for a moment, instead of waiting
+    too. What failed by the bound was not done, or is known by its id.
+
+    Data that is gone (flushed, evicted, set back) raises :class:`StoreDataLost` until
+    :meth:`restore`. ``generation`` names the data that must be there, where a ledger knows it;
+    otherwise an empty namespace is begun, and :attr:`made_it` says so.
+
+    Args:
+        url: see :mod:`genops_ctx.stores.redis_urls`.
+        namespace: prefix of its keys, for several sets of accounts on one server.
+        clock: ``caller`` goes by the callers' times, for tests and simulations.
+
+    Raises:
+        ConfigurationError: a bad URL or namespace.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "genops",
+        command_timeout: float = 0.05,
+        connect_timeout: float = 0.5,
+        generation: str | None = None,
+        clock: str = "server",
+    ) -> None:
+        if not namespace or not namespace.isprintable() or set(namespace) & set("{}"):
+            raise ConfigurationError("the namespace of a Redis store is a printable name without braces")
+        if clock not in ("server", "caller"):
+            raise ConfigurationError(f"clock must be server or caller, not {clock!r}")
+        if command_timeout <= 0 or connect_timeout <= 0:
+            raise ConfigurationError("command_timeout and connect_timeout must be more than 0 seconds")
+        self._address = parse_address(url)
+        self._keys = keys_of(namespace)
+        self._timeout = command_timeout
+        self._connect_timeout = connect_timeout
+        self._session = Session(command_timeout, generation=generation, callers_clock=clock == "caller")
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._silent_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._address.shown!r})"
+
+    @property
+    def generation(self) -> str | None:
+        """The name of the data that this store is booked in; None before its first answer."""
+        return self._session.generation
+
+    @property
+    def made_it(self) -> bool:
+        """There was nothing under the namespace, and this client has begun it."""
+        return self._session.made_it
+
+    # -- the protocol ---------------------------------------------------------------------------
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
+        return words.held_of(self._ask("reserve", now, *words.reserve_arguments(wish)), wish.watches)
+
+    def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
+        done = "1" if completed else "0"
+        self._ask("settle", now, hold, actual, done, TOMBSTONE_SECONDS, UNNAMED_SECONDS, *accounts)
+
+    def release(self, hold: str, now: float) -> None:
+        self._ask("release", now, hold, TOMBSTONE_SECONDS)
+
+    def extend(self, hold: str, expires_at: float, now: float) -> None:
+        self._ask("extend", now, hold, repr(expires_at))
+
+    def reap(self, now: float) -> Sequence[Lost]:
+        while True:
+            more, losses = self._ask("reap", now, SWEPT_AT_ONCE, TOMBSTONE_SECONDS)
+            if not more:
+                return words.losses_of(losses)
+
+    def acknowledge(self, holds: Sequence[str]) -> None:
+        if holds:
+            self._ask("acknowledge", 0.0, *holds)
+
+    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+        if keys is None:
+            return words.named_accounts(self._ask("accounts", 0.0, "all")[0])
+        values = self._ask("accounts", 0.0, "these", *keys)[0]
+        return {key: words.account_of(text) for key, text in zip(keys, values, strict=True)}
+
+    def adjust(self, key: str, spent: int) -> None:
+        self._ask("adjust", 0.0, key, spent)
+
+    def control(self, key: str) -> Control:
+        (text,) = self._ask("control", 0.0, key)
+        return words.control_of(text)
+
+    def set_control(self, key: str, control: Control) -> None:
+        self._ask("set_control", 0.0, key, words.control_text(control))
+
+    def mark(self, key: str, now: float, until: float | None) -> bool:
+        (fresh,) = self._ask("mark", now, key, "" if until is None else repr(until))
+        return bool(fresh)
+
+    def close(self) -> None:
+        """Close its connections; they are made again where the store is used again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    # -- what only Redis needs ------------------------------------------------------------------
+
+    def claim_restore(self, seconds: float = 120.0) -> bool:
+        """True for the one process that is to replay the ledger and :meth:`restore`; for so long."""
+        key = self._keys[0].replace(":meta", ":restoring")
+        milliseconds = int(seconds * 1000)
+        return bool(self._bounded(lambda client: client.set(key, "1", nx=True, px=milliseconds)))
+
+    def restore(
+        self,
+        accounts: Mapping[str, Account],
+        holds: Mapping[str, Hold] | None = None,
+        controls: Mapping[str, Control] | None = None,
+        *,
+        now: float | None = None,
+        anyway: bool = False,
+    ) -> bool:
+        """Begin anew from what a complete ledger says, in one step, and forget what is there.
+
+        ``accounts`` say what was spent; what is reserved follows from ``holds`` and from those that
+        are still there. Returns False, and changes nothing, where nothing is lost any more (unless
+        ``anyway``). Other clients go on with the new data by themselves.
+        """
+        arguments = words.restore_arguments(
+            accounts, holds or {}, controls or {}, time.time() if now is None else now
+        )
+        client = self._connect(RESTORE_SECONDS)
+        try:
+            return self._drive(self._session.restore(anyway, arguments), client)
+        finally:
+            client.close()
+
+    def check_health(self) -> RedisHealth:
+        """How the server is set up; raises :class:`StoreError` where it does not answer."""
+        from .redis_health import health_of
+
+        def look(client: Any) -> RedisHealth:
+            server = client
+            if self._address.kind == "cluster":
+                server = client.get_redis_connection(client.get_node_from_key(self._keys[0]))
+            generation, lost = server.hmget(self._keys[0], "generation", "lost")
+            try:
+                settings = {**server.config_get("appendfsync"), **server.config_get("save")}
+            except Exception:  # not allowed, or not there (managed services)
+                settings = None
+            holds = max(server.hlen(self._keys[2]) - 1, 0)
+            return health_of(
+                server.info(), settings, (generation or b"").decode(), (lost or b"").decode(), holds
+            )
+
+        return self._bounded(look)
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def _ask(self, name: str, now: float, *arguments: Argument) -> list[Any]:
+        if self._silent_until and time.monotonic() < self._silent_until:
+            raise StoreError(f"Redis at {self._address.shown} did not answer a moment ago")
+        return self._bounded(lambda client: self._drive(self._session.ask(name, now, *arguments), client))
+
+    def _drive(self, question: Generator[Request, list[Any], T], client: Any) -> T:
+        try:
+            request = next(question)
+            while True:
+                request = question.send(self._run(client, request))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _run(self, client: Any, request: Request) -> list[Any]:
+        from redis.exceptions import NoScriptError
+
+        program, arguments = request
+        try:
+            return client.execute_command(  # type: ignore[no-any-return]
+                "EVALSHA", program.sha, len(self._keys), *self._keys, *arguments
+            )
+        except NoScriptError:
+            # It was not run. EVAL runs it and has the server know it.
+            return client.execute_command(  # type: ignore[no-any-return]
+                "EVAL", program.text, len(self._keys), *self._keys, *arguments
+            )
+
+    def _bounded(self, use: Callable[[Any], T]) -> T:
+        """Use the client; whatever goes wrong there is a :class:`StoreError`."""
+        client = self._client
+        begun = time.monotonic()
+        try:
+            if client is None:
+                client = self._connected()
+            answer = use(client)
+        except (StoreError, ConfigurationError):
+            raise
+        except Exception as error:
+            raise self._failed(error, begun) from None
+        self._silent_until = 0.0
+        return answer
+
+    def _failed(self, error: Exception, begun: float) -> Exception:
+        from redis.exceptions import RedisError, TimeoutError
+
+        if not isinstance(error, RedisError | OSError):
+            return error
+        waited = time.monotonic() - begun
+        if isinstance(error, TimeoutError | OSError) or waited > self._timeout:
+            # One call has waited; those after it do not wait for the same silence.
+            self._silent_until = time.monotonic() + 2 * max(waited, self._timeout)
+            return StoreError(f"Redis at {self._address.shown} did not answer within {waited:.3f} s")
+        return StoreError(f"Redis at {self._address.shown} failed ({type(error).__name__}: {error})")
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect(self._timeout)
+            return self._client
+
+    def _connect(self, command_timeout: float) -> Any:
+        return connect(self._address, command_timeout=command_timeout, connect_timeout=self._connect_timeout)

@@ -1,0 +1,114 @@
+"""What one client remembers of a Redis store, and how it asks: the same for sync and async.
+
+Each question is a generator that yields requests and is sent the replies, so that both kinds of
+client are thin loops. A session notices what a server by itself would not say: that it is another
+data set than the one that was booked in, or an earlier state of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from ..core.errors import StoreDataLost, StoreError
+from .redis_scripts import Script, script
+from .server_clock import ServerClock
+
+__all__ = ["Question", "Request", "Session"]
+
+STARTED_WITHIN = 0.8
+"""The part of the bound within which a script must start. It ends before the client stops waiting, so
+that nothing of which a client believes that it failed is done after all."""
+
+Argument: TypeAlias = str | int | float
+
+
+class Request(NamedTuple):
+    """One script to run, on all keys of the namespace."""
+
+    script: Script
+    arguments: Sequence[Argument]
+
+
+Question: TypeAlias = Generator[Request, list[Any], list[Any]]
+
+
+class Session:
+    """Generation, counter and clock of a store, as far as this client has seen them."""
+
+    def __init__(self, timeout: float, *, generation: str | None, callers_clock: bool) -> None:
+        self.generation = generation
+        self.made_it = False
+        """there was nothing, and this client has begun it"""
+        self._timeout = timeout
+        self._joined = False
+        self._counter = 0
+        self._clock = ServerClock()
+        self._mode = "1" if callers_clock else "0"
+
+    def ask(self, name: str, now: float, *arguments: Argument) -> Question:
+        """Run a transition; gives what it answers. Raises :class:`StoreError` and its kinds."""
+        asked = time.monotonic()
+        if not self._joined:
+            yield from self._join()
+        program = script(name)
+        while True:
+            sent = time.monotonic()
+            earliest = self._clock.at(sent)
+            assert earliest is not None
+            deadline = earliest + self._timeout * STARTED_WITHIN
+            head = (repr(deadline), self.generation or "", self._counter, repr(now), self._mode)
+            reply = yield Request(program, head + arguments)
+            received = time.monotonic()
+            self._learn(reply, sent, received)
+            word = reply[0]
+            if word == b"ok":
+                counter = int(reply[3])
+                if counter > self._counter:
+                    self._counter = counter
+                return reply[4:]
+            if word == b"lost":
+                raise _lost(reply)
+            if word == b"adopt":
+                self._adopt(reply)
+            if received - asked > self._timeout:
+                raise StoreError(f"Redis had no time for it within {self._timeout:g} s; nothing was changed")
+
+    def _join(self) -> Question:
+        sent = time.monotonic()
+        reply = yield Request(script("open"), (os.urandom(12).hex(), self.generation or ""))
+        self._learn(reply, sent, time.monotonic())
+        if reply[0] == b"lost":
+            raise _lost(reply)
+        if self.generation is None:
+            self.made_it = reply[0] == b"made"
+            self._adopt(reply)
+        self._joined = True
+        return []
+
+    def restore(self, anyway: bool, arguments: Sequence[Argument]) -> Generator[Request, list[Any], bool]:
+        """Begin anew from these accounts and holds; False where another has done so already."""
+        sent = time.monotonic()
+        head = (self.generation or "", self._counter, os.urandom(12).hex(), "1" if anyway else "0")
+        reply = yield Request(script("restore"), (*head, *arguments))
+        self._learn(reply, sent, time.monotonic())
+        self._adopt(reply)
+        self._joined = True
+        return bool(reply[0] == b"restored")
+
+    def _learn(self, reply: list[Any], sent: float, received: float) -> None:
+        self._clock.learn(int(reply[1]) + int(reply[2]) / 1e6, sent, received)
+
+    def _adopt(self, reply: list[Any]) -> None:
+        self.generation = reply[3].decode()
+        self._counter = int(reply[4])
+
+
+def _lost(reply: list[Any]) -> StoreDataLost:
+    why = reply[3].decode()
+    return StoreDataLost(
+        f"Redis has lost what was booked in it ({why}), so what is spent is not known. Bring its accounts "
+        "back from the ledger with `genops-ctx budgets rebuild`, and see `genops-ctx check` for how it is set up"
+    )

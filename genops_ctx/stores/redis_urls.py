@@ -1,0 +1,138 @@
+"""From a URL to a client of redis-py: one server, Sentinel or Cluster, plain or TLS, sync or async.
+
+===========================  ==================================================
+``redis://``                 ``redis://user:password@host:6379/0``
+``rediss://``                the same over TLS
+``unix://``                  ``unix:///run/redis.sock?db=0``
+``redis+sentinel://``        ``redis+sentinel://:password@a:26379,b:26379/mymaster/0``
+``redis+cluster://``         ``redis+cluster://:password@a:6379,b:6379``
+===========================  ==================================================
+
+``rediss+sentinel`` and ``rediss+cluster`` exist too. Parameters in the URL are redis-py's
+(``?ssl_ca_certs=/path``); a Sentinel's own password is ``?sentinel_password=``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..core.errors import ConfigurationError
+
+__all__ = ["Address", "connect", "parse_address"]
+
+_KINDS = ("redis", "rediss", "unix")
+_NODES = {"sentinel": 26379, "cluster": 6379}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed URL. Only ``shown`` may be printed."""
+
+    kind: str
+    """``server``, ``sentinel`` or ``cluster``"""
+    url: str = field(repr=False)
+    """for redis-py, where ``kind`` is ``server``"""
+    shown: str
+    """scheme and hosts, without credentials"""
+    nodes: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def parse_address(url: str) -> Address:
+    """Raises :class:`ConfigurationError`, without the URL in it, where it is none of the above."""
+    scheme, _, rest = url.strip().partition("://")
+    base, _, kind = scheme.lower().partition("+")
+    if base not in _KINDS or (kind and (kind not in _NODES or base == "unix")) or not rest:
+        raise ConfigurationError(
+            "a Redis URL is redis://host:6379/0, rediss://…, unix:///path/to/socket, "
+            "redis+sentinel://host:26379,host2:26379/service/0 or redis+cluster://host:6379,host2:6379"
+        )
+    hosts = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    shown = f"{scheme.lower()}://{hosts}"
+    if not kind:
+        return Address("server", f"{base}://{rest}", shown)
+    return _of_nodes(base, kind, rest, hosts, shown)
+
+
+def _of_nodes(base: str, kind: str, rest: str, hosts: str, shown: str) -> Address:
+    try:
+        parts = urlsplit(f"redis://{rest.replace(hosts, 'nodes', 1) if hosts else rest}")
+        nodes = tuple(_node(item, _NODES[kind]) for item in hosts.split(","))
+        path = [unquote(item) for item in parts.path.split("/") if item]
+        options: dict[str, Any] = dict(parse_qsl(parts.query))
+        if parts.username:
+            options["username"] = unquote(parts.username)
+        if parts.password:
+            options["password"] = unquote(parts.password)
+        if base == "rediss":
+            options["ssl"] = True
+        service = ""
+        if kind == "sentinel":
+            service = path.pop(0)
+            options["db"] = int(path.pop(0)) if path else 0
+    except (ValueError, IndexError):
+        service = "?"
+        path = ["?"]
+    if path or not hosts:
+        raise ConfigurationError(
+            "a Sentinel URL is redis+sentinel://host:26379,host2:26379/service/0, "
+            "a Cluster URL redis+cluster://host:6379,host2:6379 (a cluster has one database only)"
+        )
+    return Address(kind, "", shown, nodes, service, options)
+
+
+def _node(text: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(text)
+    return parts.hostname, parts.port or port
+
+
+def connect(
+    address: Address, *, command_timeout: float, connect_timeout: float, asynchronous: bool = False
+) -> Any:
+    """A client that waits no longer than these seconds, and tries nothing twice.
+
+    Only Cluster clients connect at once. Raises :class:`ConfigurationError` where redis-py is missing
+    or does not know a parameter of the URL.
+    """
+    try:
+        import redis
+        import redis.asyncio
+    except ImportError:
+        raise ConfigurationError("a Redis store needs redis-py: pip install 'genops_ctx[redis]'") from None
+    from redis.backoff import NoBackoff
+
+    flavour: Any = redis.asyncio if asynchronous else redis
+    retry_of: Any = redis.asyncio.retry.Retry if asynchronous else redis.retry.Retry
+    options: dict[str, Any] = {
+        "socket_timeout": command_timeout,
+        "socket_connect_timeout": connect_timeout,
+        "protocol": 2,
+        # A script that is sent again may find itself done already: what failed is told, not repeated.
+        "retry": retry_of(NoBackoff(), 0),
+    }
+    try:
+        if address.kind == "server":
+            return flavour.Redis.from_url(address.url, **options)
+        options |= address.options
+        if address.kind == "sentinel":
+            bounds = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+            password = options.pop("sentinel_password", None)
+            guards = dict(bounds, password=password) if password else bounds
+            sentinels: Any = redis.asyncio.sentinel if asynchronous else redis.sentinel
+            return sentinels.Sentinel(address.nodes, sentinel_kwargs=guards, **options).master_for(
+                address.service
+            )
+        cluster: Any = redis.asyncio.cluster if asynchronous else redis.cluster
+        nodes = [cluster.ClusterNode(host, port) for host, port in address.nodes]
+        return cluster.RedisCluster(startup_nodes=nodes, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = type(error).__name__
+        raise ConfigurationError(
+            f"redis-py does not take a parameter of the URL of {address.shown} ({reason}); see its "
+            "documentation of Redis.from_url"
+        ) from None
