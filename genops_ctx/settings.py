@@ -83,7 +83,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     holds an unknown key or a bad value.
     """
     env = os.environ if environ is None else environ
-    settings = _from_file(env, directory or Path.cwd())
+    settings = _from_file(env, directory or Path())
     given: dict[str, Any] = {
         name: env[variable].strip()
         for name, variable in _ENVIRONMENT.items()

@@ -156,6 +156,7 @@ class Spans:
                     "genops.tokens.total": context.total_tokens,
                     "genops.calls": context.calls,
                     "genops.calls.refused": context.refused_calls,
+                    "genops.calls.unpriced": context.unpriced_calls,
                 }
             )
             _end(span, error)
@@ -172,14 +173,15 @@ def _of_charge(charge: Charge) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "gen_ai.usage.input_tokens": sum(usage.input_tokens for usage in usages),
         "gen_ai.usage.output_tokens": sum(usage.output_tokens for usage in usages),
-        # A double for charts; the exact amount beside it.
-        "genops.cost.usd": float(charge.cost),
-        "genops.cost.nano_usd": charge.nanos,
         "genops.cost.exactness": str(charge.exactness),
         "genops.operation": charge.operation,
         "genops.attempt": charge.attempt,
         "genops.outcome": charge.outcome,
     }
+    # Where no line has a known price, there is no number: a zero would pass for a free call.
+    if charge.nanos or not charge.unpriced:
+        # A double for charts; the exact amount beside it.
+        attributes |= {"genops.cost.usd": float(charge.cost), "genops.cost.nano_usd": charge.nanos}
     models = tuple(dict.fromkeys(usage.model for usage in usages))
     if len(models) == 1:
         attributes["gen_ai.request.model"] = models[0]
