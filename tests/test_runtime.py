@@ -93,8 +93,9 @@ def test_observe_refuses_nothing_and_flags():
     configure(mode="observe", budgets=Budget("0.01/total", name="all"))
     with governance_context("test", budget=Budget("0.01", name="own")) as context:
         first, second = spend(), spend()
-    assert (first.flags, set(second.flags)) == ((), {"passed:own", "passed:all"})
+    assert (first.flags, set(second.flags)) == ((), {"would_refuse:own", "would_refuse:all"})
     assert (context.total_cost, context.refused_calls) == (Decimal("0.02"), 0)
+    assert context.would_refuse_calls == 1
 
 
 @pytest.mark.parametrize(
