@@ -17,6 +17,7 @@ from .core.errors import GovernanceError
 from .runtime import Runtime, get_runtime
 
 if TYPE_CHECKING:
+    from .core.accounts import Watch
     from .core.records import Charge
     from .core.scope import ScopedBudget
     from .decisions import Models
@@ -34,7 +35,7 @@ _finishing = threading.Lock()
 class Attempt:
     """A call that was admitted. It is finished once; whoever comes later changes nothing."""
 
-    __slots__ = ("_done", "admitted", "charge", "context", "runtime", "span")
+    __slots__ = ("_done", "admitted", "charge", "context", "runtime", "span", "watches")
 
     def __init__(
         self,
@@ -42,11 +43,13 @@ class Attempt:
         context: GovernanceContext | None,
         runtime: Runtime,
         span: CallSpan | None,
+        watches: tuple[Watch, ...] = (),
     ) -> None:
         self.admitted = admitted
         self.context = context
         self.runtime = runtime
         self.span = span
+        self.watches = watches
         self.charge: Charge | None = None
         self._done = False
 
@@ -81,6 +84,7 @@ class Attempt:
                 self.span.end(self.charge, error)
         if self.charge is not None:
             runtime.finished(self.charge)
+            runtime.alerts.booked(self.watches, self.context)
         return self.charge
 
 
@@ -146,7 +150,7 @@ def begin(
         answer = replace(answer, passed=())
     for budget in answer.passed:
         runtime.say_once("budget %s is passed by %s; the call was let through", budget, name)
-    return Attempt(answer, context, runtime, span)
+    return Attempt(answer, context, runtime, span, call.watches)
 
 
 def finish_quietly(attempt: Attempt, report: Report, error: BaseException | None) -> Charge | None:

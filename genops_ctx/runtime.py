@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .books import Books
 from .core.accounts import Watch
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
+from .core.alerts import Alert
 from .core.attribution import check_locks
 from .core.budget import Budget, Budgets, parse_budgets
 from .core.call import Ask, Book, Call, Effect, Hold, Judge, LookUp, Undo, new_operation
@@ -30,6 +31,7 @@ from .decisions import Decisions, Models
 from .ledger.memory import MemoryLedger
 from .settings import Settings, load_settings
 from .stores.memory import MemoryStore
+from .telemetry.alerts import Alerts, sinks_of
 from .telemetry.spans import Spans
 
 if TYPE_CHECKING:
@@ -66,11 +68,14 @@ class Runtime:
         prices: Prices | None = None,
         clock: Clock = time.time,
         tracer_provider: TracerProvider | None = None,
+        on_alert: object = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.books = Books(store if store is not None else MemoryStore(), ledger or MemoryLedger())
         self.clock = clock
         self.decisions = Decisions(self.settings, self.books.ledger)
+        sinks = sinks_of(on_alert, self.settings.alert_webhook) if self.settings.mode != "off" else ()
+        self.alerts = Alerts(self.books.store, clock, sinks)
         self.spans = Spans(tracer_provider)
         self._prices = prices
         self._scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
@@ -170,6 +175,7 @@ class Runtime:
             keyed=idempotency_key is not None,
             books_unpriced=any(budget.on_unpriced == "reserve" for budget in budgets),
             enforced=self.settings.mode == "enforce",
+            kept=self.settings.mode != "off",
             rewatch=watches,
             needs_store=_needs_store(scoped, self.settings.mode),
             degraded_from=degraded_from,
@@ -345,6 +351,7 @@ def reset_runtime(runtime: Runtime | None = None) -> Runtime | None:
 def _at_exit() -> None:
     if _runtime is not None:
         _runtime.drain()
+        _runtime.alerts.flush()
 
 
 def configure(
@@ -357,6 +364,7 @@ def configure(
     prices: str | Prices | None = None,
     tracer_provider: TracerProvider | None = None,
     clock: Clock | None = None,
+    on_alert: Callable[[Alert], object] | str | Iterable[Callable[[Alert], object] | str] | None = None,
     **attribution: object,
 ) -> None:
     """Set up this process; what is not given comes from the environment, then the TOML file.
@@ -370,6 +378,8 @@ def configure(
             ``append(charge)`` and ``charges(operation)``.
         prices: path of a file of your own prices, or any object with ``quote`` and ``provider_of``.
         tracer_provider: an OpenTelemetry tracer provider; the global one unless given.
+        on_alert: functions of an :class:`~genops_ctx.core.alerts.Alert`, and addresses of webhooks, told
+            when a budget's spending passes one of its ``alert_thresholds``, besides the log.
         clock: a callable that gives the time in epoch seconds; for tests.
         **attribution: defaults for every call (team, project, …).
 
@@ -398,6 +408,7 @@ def configure(
             ledger=None if isinstance(ledger, str) else ledger,
             prices=None if isinstance(prices, str) else prices,
             clock=clock or time.time,
+            on_alert=on_alert,
             tracer_provider=tracer_provider,
         )
     )

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from .accounts import Watch
 from .attribution import UNALLOCATED, near_miss
 from .errors import ConfigurationError
-from .money import Amount, format_dollars, nanos_down, parse_dollars
+from .money import EXACT, Amount, dollars, format_dollars, nanos_down, nanos_up, parse_dollars
 from .windows import Sliding, Window, check_time_zone, parse_window, period_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Budget:
     alert_thresholds: tuple[Amount, ...] = field(default=(0.5, 0.8, 1.0), kw_only=True)
     limit_nanos: int = field(init=False, repr=False)
     default_nanos: int = field(init=False, repr=False)
+    alert_parts: tuple[Decimal, ...] = field(init=False, repr=False)
+    alert_nanos: tuple[int, ...] = field(init=False, repr=False)
     limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
     label: str = field(init=False, repr=False)
     """its name, or what it says"""
@@ -98,7 +100,12 @@ class Budget:
         check_time_zone(self.time_zone)
         _one_of("admission", self.admission, ADMISSIONS)
         _check_exceeded(self.on_exceeded, self.fallback)
-        put(self, "alert_thresholds", _thresholds(self.alert_thresholds))
+        thresholds = _thresholds(self.alert_thresholds)
+        put(self, "alert_thresholds", thresholds)
+        put(self, "alert_parts", thresholds)
+        # At least one nano-dollar: nothing is passed before anything is spent.
+        levels = [nanos_up(EXACT.multiply(part, dollars(self.limit_nanos))) for part in thresholds]
+        put(self, "alert_nanos", tuple(max(level, 1) for level in levels))
         _one_of("on_unpriced", self.on_unpriced, ON_UNPRICED)
         _one_of("on_store_error", self.on_store_error, ON_STORE_ERROR)
         if self.rollover not in (True, False):

@@ -81,6 +81,8 @@ class Call:
     books_unpriced: bool = True
     enforced: bool = True
     """False where budgets only observe: what would have been refused is recorded instead"""
+    kept: bool = True
+    """False where no budgets are kept (mode ``off``)"""
     rewatch: Callable[[float], tuple[Watch, ...]] | None = None
     """the watches anew for the store's own time, where it is in another window"""
     needs_store: bool = True
@@ -254,6 +256,8 @@ def _reserve(
     """
 
     def softened(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
+        if not call.kept:
+            return ()
         return soften(watches, refusals, enforced=call.enforced, degraded=bool(call.degraded_from))
 
     expectation = call.expectation

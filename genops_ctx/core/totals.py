@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from threading import Lock
 
+    from .budget import Budget
     from .records import Charge
 
 __all__ = ["Costs", "Row", "Totals", "rows_of"]
@@ -67,6 +68,8 @@ class Totals:
     would_refuse = 0
     unpriced = 0
     rows: dict[Row, int] | None = None
+    alerted: dict[Budget, int] | None = None
+    """how many thresholds of each budget have had their alert"""
 
     def book(self, charge: Charge, tokens: int, reserved: int, rows: list[tuple[Row, int]]) -> None:
         """Count a charge and end its reservation."""
@@ -119,6 +122,23 @@ class Costs:
 
     _lock: Lock
     _totals: Totals
+
+    def newly_past(self, budget: Budget) -> tuple[tuple[Decimal, ...], int]:
+        """The alert thresholds of one of its budgets that are passed now, each given once; and the spend."""
+        spent, levels = self._totals.spent, budget.alert_nanos
+        if not levels or spent < levels[0]:
+            return (), spent
+        with self._lock:
+            totals = self._totals
+            alerted = totals.alerted
+            if alerted is None:
+                alerted = totals.alerted = {}
+            before = alerted.get(budget, 0)
+            now = before
+            while now < len(levels) and totals.spent >= levels[now]:
+                now += 1
+            alerted[budget] = now
+            return budget.alert_parts[before:now], totals.spent
 
     @property
     def total_cost(self) -> Decimal:
