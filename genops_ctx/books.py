@@ -1,28 +1,37 @@
 """The books: ledger and accounts together. The ledger is written first; the accounts follow.
 
 An entry that the accounts do not have yet stays marked in the ledger and is settled later, by this
-process or by the next one that opens the ledger; settling twice changes nothing.
+process or by the next one that opens the ledger; settling twice changes nothing. Where store and
+ledger share one file, one transaction writes both.
+
+What was booked as lost and comes to its end after all is corrected by an *adjustment*: a charge of its
+own that takes the lost amount back and says what is true instead.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .core.accounts import Refusal, Reserve, WrongWindow
 from .core.booking import charge_of_loss
 from .core.errors import StoreError
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
-from .core.records import Charge
+from .core.records import Charge, CostSource, Exactness, Line, LineKind
 
-__all__ = ["Books"]
+__all__ = ["Books", "adjustment_id"]
 
 log = logging.getLogger("genops_ctx")
 
-KEPT_RELEASES = 10_000
+KEPT = 10_000
+"""Releases, and charges, that wait at most for a store or ledger that does not answer."""
+
+BATCH = 100
 
 
 class Books:
@@ -31,84 +40,210 @@ class Books:
     def __init__(self, store: AccountStore, ledger: Ledger) -> None:
         self.store = store
         self.ledger = ledger
-        self._releases: deque[tuple[str, float]] = deque(maxlen=KEPT_RELEASES)
-        self._lock = threading.Lock()
-        self._behind = True
-        """there may be entries that the accounts do not have"""
+        together = getattr(ledger, "together_with", None)
+        self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
+        self._releases: deque[tuple[str, float]] = deque()
+        self._unwritten: deque[tuple[Charge, bool]] = deque()
+        """charges that the ledger did not take, and whether the accounts have them"""
+        self._catching_up = threading.Lock()
+        self._process = os.getpid()
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         """Raises :class:`StoreError` within the store's bound."""
         return self.store.reserve(wish, now)
 
+    def charges_of(self, operation: str) -> tuple[Charge, ...]:
+        """What the ledger has of an operation; nothing where it does not answer."""
+        try:
+            return tuple(self.ledger.charges(operation))
+        except Exception as error:
+            log.warning("the ledger does not answer (%s): what an operation cost is not known", error)
+            return ()
+
+    # -- the end of a call ------------------------------------------------------------------------
+
     def release(self, hold: str, now: float) -> None:
         """Give a reservation back, now or as soon as the store answers."""
         try:
-            self.store.release(hold, now)
-        except StoreError as error:
+            self._release(hold, now)
+        except Exception as error:
             log.warning("a reservation could not be given back yet (%s); it will be", error)
-            self._releases.append((hold, now))
+            if len(self._releases) < KEPT:  # else it expires, and counts as spent
+                self._releases.append((hold, now))
 
     def book(self, charge: Charge, settles: bool) -> None:
-        """Write the charge down, then settle its reservation."""
-        written = True
+        """Write the charge down, then settle its reservation where it has one."""
+        completed = charge.outcome == Outcome.COMPLETED
+        together = self._book_together if settles else None
         try:
-            self.ledger.append(charge, settled=not settles)
-        except Exception:
-            written = False
-            log.exception("the ledger failed; a charge of %s is not in it", charge.name)
-        if not settles:
+            if together is not None:
+                fresh: bool | None = together(charge, completed)
+            else:
+                fresh = self.ledger.append(charge, settled=not settles)
+        except Exception as error:
+            log.warning("a charge of %s is not in the ledger yet: %s", charge.name, error)
+            self._keep(charge, settled=not settles or self._settled_without_ledger(charge))
             return
         try:
-            self._settle(charge)
-            if written:
+            if fresh is False:
+                self._correct(charge)
+            elif settles and together is None:
+                self._settle(charge, charge.nanos)
                 self.ledger.mark_settled([charge.id])
-        except StoreError as error:
-            self._behind = True
-            log.warning("a charge of %s is in the ledger and not in its accounts yet: %s", charge.name, error)
-        except Exception:
-            self._behind = True
-            log.exception("a charge of %s is not settled", charge.name)
+        except Exception as error:
+            log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
+            if fresh is False:  # nothing in the ledger says that there is something to correct
+                self._keep(charge, settled=False)
 
-    def _settle(self, charge: Charge) -> None:
+    def _settled_without_ledger(self, charge: Charge) -> bool:
+        """Budgets must hold without the ledger too."""
+        try:
+            self._settle(charge, charge.nanos)
+        except Exception as error:
+            log.warning("nor is it in its accounts: %s", error)
+            return False
+        return True
+
+    def _keep(self, charge: Charge, settled: bool) -> None:
+        """Until the ledger answers."""
+        if len(self._unwritten) < KEPT:
+            self._unwritten.append((charge, settled))
+        else:
+            log.error("%d charges wait for the ledger already; one of %s is dropped", KEPT, charge.name)
+
+    def _settle(self, charge: Charge, actual: int) -> None:
+        hold = charge.adjustment_of or charge.id
         completed = charge.outcome == Outcome.COMPLETED
-        self.store.settle(charge.id, charge.nanos, charge.accounts, charge.ended_at, completed)
+        self.store.settle(hold, actual, charge.accounts, charge.ended_at, completed)
+
+    def _release(self, hold: str, now: float) -> None:
+        self.store.release(hold, now)
+        lost = self._lost(hold, hold.rpartition("#")[0])
+        if lost is not None:
+            taken_back = replace(lost, id=adjustment_id(hold), outcome=Outcome.NOT_SENT, lines=())
+            self.ledger.append(_adjusted(taken_back, lost, now))
+
+    def _correct(self, charge: Charge) -> None:
+        """The ledger has a charge of this attempt. Unless it was lost, the first one counts."""
+        lost = self._lost(charge.id, charge.operation)
+        if lost is None:
+            return
+        adjustment = _adjusted(charge, lost, charge.ended_at)
+        if self.ledger.append(adjustment, settled=False) is not False:
+            self._settle(adjustment, charge.nanos)
+            self.ledger.mark_settled([adjustment.id])
+
+    def _lost(self, hold: str, operation: str) -> Charge | None:
+        """The charge of an attempt that was booked as lost."""
+        for charge in self.ledger.charges(operation):
+            if charge.id == hold:
+                return charge if charge.outcome == Outcome.EXPIRED else None
+        return None
+
+    # -- what is behind ---------------------------------------------------------------------------
 
     def catch_up(self, now: float) -> None:
         """Settle what is behind, give back what is due, and book what was lost. Raises nothing."""
-        if not self._lock.acquire(blocking=False):
+        if self._process != os.getpid():
+            # The lock may have been taken by a thread that the fork left behind.
+            self._process, self._catching_up = os.getpid(), threading.Lock()
+        if not self._catching_up.acquire(blocking=False):
             return
         try:
-            while self._releases:
-                hold, at = self._releases[0]
-                self.store.release(hold, at)
-                self._releases.popleft()
-            if self._behind:
-                self._replay()
+            self._give_back()
+            self._write_down()
+            self._replay()
             self._book_losses(self.store.reap(now))
         except StoreError as error:
-            log.warning("the budget store does not answer (%s); its accounts are brought up later", error)
+            log.warning("store or ledger does not answer (%s); the books are brought up later", error)
         except Exception:
             log.exception("the books could not be brought up to date")
         finally:
-            self._lock.release()
+            self._catching_up.release()
+
+    def _give_back(self) -> None:
+        while self._releases:
+            self._release(*self._releases[0])
+            self._releases.popleft()
+
+    def _write_down(self) -> None:
+        while self._unwritten:
+            charge, settled = self._unwritten[0]
+            try:
+                if self.ledger.append(charge, settled=settled) is False:
+                    self._correct(charge)
+            except BaseException:
+                self._unwritten.rotate(-1)  # so that the next time begins with another
+                raise
+            self._unwritten.popleft()
 
     def _replay(self) -> None:
-        while behind := self.ledger.unsettled():
-            for charge in behind:
-                self._settle(charge)
-            self.ledger.mark_settled([charge.id for charge in behind])
-        self._behind = False
+        # Others' entries too, and such as are being booked right now: settling twice changes nothing.
+        failed: set[str] = set()
+        while True:
+            behind = [one for one in self.ledger.unsettled(BATCH + len(failed)) if one.id not in failed]
+            if not behind:
+                return
+            settled = []
+            try:
+                for charge in behind:
+                    try:
+                        self._settle(charge, self._amount(charge))
+                    except StoreError:
+                        raise
+                    except Exception:
+                        log.exception("a charge of %s cannot be settled", charge.name)
+                        failed.add(charge.id)
+                    else:
+                        settled.append(charge.id)
+            finally:
+                self.ledger.mark_settled(settled)
+
+    def _amount(self, charge: Charge) -> int:
+        """What the whole attempt has cost."""
+        hold = charge.adjustment_of
+        if not hold:
+            return charge.nanos
+        parts = self.ledger.charges(charge.operation)
+        return sum(part.nanos for part in parts if hold in (part.id, part.adjustment_of))
 
     def _book_losses(self, losses: Sequence[Lost]) -> None:
         booked = []
         for lost in losses:
-            charge = charge_of_loss(lost)
-            self.ledger.append(charge)
-            log.warning("a call of %s was never finished; what it reserved is booked", charge.name)
-            booked.append(charge.id)
+            try:
+                charge = charge_of_loss(lost)
+            except (ValueError, TypeError, AttributeError):
+                log.error("of a call that was never finished nothing but its amount can be read")
+                charge = charge_of_loss(replace(lost, memo=""))
+            if self.ledger.append(charge) is not False:
+                log.warning("a call of %s was never finished; what it reserved is booked", charge.name)
+            booked.append(lost.name)
         if booked:
             self.store.acknowledge(booked)
 
     def close(self) -> None:
+        """Write down what can still be written, and close both."""
+        try:
+            self._write_down()
+        except Exception as error:
+            log.error("%d charges are not in the ledger: %s", len(self._unwritten), error)
         self.store.close()
         self.ledger.close()
+
+
+def adjustment_id(hold: str) -> str:
+    """The id of the charge that corrects a loss: there is one at most."""
+    return f"{hold}~1"
+
+
+def _adjusted(charge: Charge, lost: Charge, ended_at: float) -> Charge:
+    """The charge as an adjustment of a lost one, whose amount its first line takes back."""
+    note = "the call was not lost after all"
+    back = Line(LineKind.COST, -lost.nanos, CostSource.LOST, Exactness.ESTIMATED, note=note)
+    return replace(
+        charge,
+        id=adjustment_id(lost.id),
+        lines=(back, *charge.lines),
+        ended_at=ended_at,
+        adjustment_of=lost.id,
+    )

@@ -38,7 +38,7 @@ def open_ledger(url: str) -> Ledger:
 
 
 def _open_sqlite(rest: str) -> Ledger:
-    from urllib.parse import parse_qsl
+    from urllib.parse import parse_qsl, unquote
 
     from .sqlite import SQLiteLedger
 
@@ -51,4 +51,4 @@ def _open_sqlite(rest: str) -> Ledger:
         )
     if options:
         raise ConfigurationError(f"a SQLite ledger takes ?synchronous=, not {', '.join(sorted(options))}")
-    return SQLiteLedger(path[1:], synchronous=synchronous)
+    return SQLiteLedger(unquote(path[1:]), synchronous=synchronous)

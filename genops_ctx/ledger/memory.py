@@ -23,6 +23,7 @@ class MemoryLedger:
         self._lock = threading.Lock()
         self._kept = kept
         self._charges: OrderedDict[str, Charge] = OrderedDict()
+        self._of_operation: dict[str, list[Charge]] = {}
         self._unsettled: dict[str, Charge] = {}
         self._audits: deque[AuditEvent] = deque(maxlen=kept)
         self.dropped = 0
@@ -34,20 +35,27 @@ class MemoryLedger:
             if charge.id in self._charges:
                 return False
             self._charges[charge.id] = charge
+            self._of_operation.setdefault(charge.operation, []).append(charge)
             if not settled:
                 self._unsettled[charge.id] = charge
             if len(self._charges) > self._kept:
-                self._charges.popitem(last=False)
-                self.dropped += 1
+                self._drop()
         return True
 
     def charges(self, operation: str | None = None) -> Iterable[Charge]:
         """All charges in the order they were booked, or those of one operation."""
         with self._lock:
-            found = tuple(self._charges.values())
-        if operation is None:
-            return found
-        return tuple(charge for charge in found if charge.operation == operation)
+            if operation is None:
+                return tuple(self._charges.values())
+            return tuple(self._of_operation.get(operation, ()))
+
+    def _drop(self) -> None:
+        _, oldest = self._charges.popitem(last=False)
+        of_operation = self._of_operation[oldest.operation]
+        del of_operation[0]
+        if not of_operation:
+            del self._of_operation[oldest.operation]
+        self.dropped += 1
 
     def totals(
         self,

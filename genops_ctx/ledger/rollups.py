@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.attribution import UNALLOCATED
@@ -124,22 +124,31 @@ _SUM_COLUMNS = ", ".join(f"sum({column}) AS {column}" for column in _SUMMED.spli
 def _from_rollups(
     connection: sqlite3.Connection, query: Query, first: int | None, after: int | None
 ) -> Iterator[Group]:
-    day, group = ("day", "day, series") if "day" in query.names else ("NULL AS day", "series")
-    sums = f"SELECT {day}, series, {_SUM_COLUMNS} FROM rollups WHERE day >= ? AND day < ? GROUP BY {group}"
+    columns = [name for name in query.names if name in DIMENSIONS]
+    owned = len(columns) < len(query.names)
+    if owned:
+        columns.append("attribution")
+    rollups = "rollups"
+    condition = "WHERE day >= ? AND day < ?"
+    if "day" not in columns:  # few rows of sums to join, instead of every day's
+        rollups = f"(SELECT series, {_SUM_COLUMNS} FROM rollups {condition} GROUP BY series)"
+        condition = ""
     rows = connection.execute(
-        f"SELECT day, {_SERIES_COLUMNS}, {_SUMMED} FROM ({sums}) JOIN series ON series.id = series",
+        f"SELECT {''.join(f'{column}, ' for column in columns)}{_SUM_COLUMNS} "
+        f"FROM {rollups} JOIN series ON series.id = series {condition} {_group_by(columns)}",
         (_LEAST if first is None else first, _MOST if after is None else after),
     )
-    owners: dict[str, dict[str, str]] = {}
-    for number, attribution, *rest in rows:
-        owner = owners.get(attribution)
-        if owner is None:
-            owner = owners[attribution] = json.loads(attribution)
-        values = {**owner, **dict(zip(_SERIES_DIMENSIONS, map(text, rest), strict=False))}
-        if number is not None:
-            values["day"] = day_name(number)
-        whole, nanos, *counts = rest[len(_SERIES_DIMENSIONS) :]
-        yield _reader(values), (whole * NANOS_PER_DOLLAR + nanos, *counts)
+    for row in rows:
+        values = dict(zip(columns, map(_text_or_day, row), strict=False))
+        whole, nanos, *counts = row[len(columns) :]
+        if owned:
+            values = {**json.loads(values.pop("attribution")), **values}
+        if counts[0] is not None:  # a sum over nothing at all
+            yield _reader(values), (whole * NANOS_PER_DOLLAR + nanos, *counts)
+
+
+def _group_by(columns: Sequence[str]) -> str:
+    return f"GROUP BY {', '.join(str(1 + number) for number in range(len(columns)))}" if columns else ""
 
 
 def _from_lines(
@@ -154,17 +163,16 @@ def _from_lines(
     columns = [_OF_LINES.get(name, "coalesce(json_extract(attribution, ?), '')") for name in query.names]
     # An attribution key is an identifier, and its path so needs no quoting.
     paths = [f'$."{name}"' for name in query.names if name not in _OF_LINES]
-    group = f"GROUP BY {', '.join(str(1 + number) for number in range(len(columns)))}" if columns else ""
     rows = connection.execute(
         f"SELECT {''.join(f'{column}, ' for column in columns)}{_SUMS_OF_LINES} "
         "FROM charges LEFT JOIN lines ON lines.charge = charges.seq "
-        f"WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? {group}",
+        f"WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? {_group_by(columns)}",
         (*paths, first, last, _EVER if since is None else since, _FOREVER if until is None else until),
     )
     for row in rows:
         values = dict(zip(query.names, map(_text_or_day, row), strict=False))
         whole, rest, *counts = row[len(values) :]
-        if counts[0] is not None:  # a sum over no charge at all
+        if counts[0] is not None:
             yield _reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
 
 
@@ -178,7 +186,6 @@ def _reader(values: Mapping[str, str]) -> Callable[[str], str]:
 
 _LEAST, _MOST = -(2**62), 2**62
 _EVER, _FOREVER = float("-inf"), float("inf")
-_SERIES_DIMENSIONS = DIMENSIONS[1:]
 
 _OF_LINES = {
     "day": "utc_day(started_at)",

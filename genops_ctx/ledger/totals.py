@@ -119,7 +119,8 @@ def parse_query(
         name: frozenset((values,)) if isinstance(values, str) else frozenset(values)
         for name, values in (where or {}).items()
     }
-    check_attribution(dict.fromkeys((*names, *wanted), "?"), known=DIMENSIONS, where="a report of costs")
+    keys = [name for name in (*names, *wanted) if name not in DIMENSIONS]
+    check_attribution(dict.fromkeys(keys, "?"), known=DIMENSIONS, where="a report of costs")
     return Query(_seconds(since, "since"), _seconds(until, "until"), names, wanted)
 
 

@@ -1,0 +1,421 @@
+"""Ledger and accounts agree to the nano-dollar, whatever fails in between."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genops_ctx import books as books_module
+from genops_ctx.books import Books, adjustment_id
+from genops_ctx.core.accounts import Account, Hold, HoldState, Reserve
+from genops_ctx.core.errors import StoreError
+from genops_ctx.core.outcomes import Outcome
+from genops_ctx.core.ports import Held, Lost
+from genops_ctx.core.records import Charge, CostSource
+from genops_ctx.ledger.memory import MemoryLedger
+from genops_ctx.stores.memory import MemoryStore
+from tests.strategies import charge, line, watch
+
+MEMO = '["support","f1",{"team":"a"},["c1"],0.0]'
+
+
+class Faulty:
+    """A store or ledger that fails when it is told to: before it has done what it was asked, or after."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.fails: Callable[[str], tuple[BaseException | None, BaseException | None]] = lambda name: (
+            None,
+            None,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.real, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            before, after = self.fails(name)
+            if before is not None:
+                raise before
+            answer = method(*args, **named)
+            if after is not None:
+                raise after
+            return answer
+
+        return call
+
+    def fail(self, *names: str, error: BaseException | None = None, after: bool = False) -> None:
+        """Every one of these methods, until :meth:`heal`."""
+        raised = error if error is not None else StoreError("it is not there")
+
+        def fails(name: str) -> tuple[BaseException | None, BaseException | None]:
+            if name not in names:
+                return None, None
+            return (None, raised) if after else (raised, None)
+
+        self.fails = fails
+
+    def heal(self) -> None:
+        self.fails = lambda name: (None, None)
+
+
+class Setup:
+    """Books over a store and a ledger that can fail."""
+
+    def __init__(self) -> None:
+        self.store = Faulty(MemoryStore())
+        self.ledger = Faulty(MemoryLedger())
+        self.books = Books(self.store, self.ledger)
+
+    def reserve(self, operation: str, amount: int = 10, *accounts: str, until: float = 100.0) -> None:
+        watches = tuple(watch(key, 10**6) for key in accounts or ("a",))
+        held = self.books.reserve(
+            Reserve(f"{operation}#1", amount, watches, until, keyed=True, memo=MEMO), 0.0
+        )
+        assert isinstance(held, Held)
+        assert held.fresh
+
+    def account(self, key: str = "a") -> Account:
+        return self.store.real.accounts([key])[key]  # type: ignore[no-any-return]
+
+    def booked(self) -> list[Charge]:
+        return list(self.ledger.real.charges())
+
+    def in_ledger(self) -> dict[str, int]:
+        """What each account has spent, by the ledger."""
+        sums: dict[str, int] = defaultdict(int)
+        for one in self.booked():
+            for key in one.accounts:
+                sums[key] += one.nanos
+        return sums
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+def cost(operation: str, nanos: int = 7, *accounts: str, outcome: str = Outcome.COMPLETED) -> Charge:
+    """What a call has cost, on the accounts it was reserved on."""
+    return replace(charge(line(nanos), operation=operation), accounts=accounts or ("a",), outcome=outcome)
+
+
+# -- one call ------------------------------------------------------------------------------------
+
+
+def test_a_charge_is_written_and_settled(setup: Setup) -> None:
+    setup.reserve("op")
+    setup.books.book(cost("op"), settles=True)
+    assert setup.booked() == [cost("op")]
+    assert setup.account() == Account(7, 0)
+    assert setup.ledger.real.unsettled() == ()
+    assert setup.books.charges_of("op") == (cost("op"),)
+
+
+def test_a_charge_without_a_reservation_is_only_written(setup: Setup) -> None:
+    setup.store.fail("settle", error=AssertionError("not asked"))
+    setup.books.book(cost("op"), settles=False)
+    assert setup.booked() == [cost("op")]
+    assert setup.ledger.real.unsettled() == ()
+
+
+@pytest.mark.parametrize("error", [StoreError("gone"), RuntimeError("broken"), OSError(28, "disk full")])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["append", "settle", "mark_settled"])
+def test_whatever_fails_is_made_good(setup: Setup, step: str, after: bool, error: Exception) -> None:
+    setup.reserve("op", 10, "a", "b")
+    broken = setup.store if step == "settle" else setup.ledger
+    broken.fail(step, error=error, after=after)
+    setup.books.book(cost("op", 7, "a", "b"), settles=True)  # and nothing is raised
+    if step == "append":
+        assert setup.account() == Account(7, 0)  # the budget holds without the ledger
+    setup.books.catch_up(1.0)
+    broken.heal()
+    setup.books.catch_up(2.0)
+    assert setup.booked() == [cost("op", 7, "a", "b")]
+    assert setup.account("a") == setup.account("b") == Account(7, 0)
+    assert setup.ledger.real.unsettled() == ()
+    setup.books.catch_up(3.0)
+    assert setup.account() == Account(7, 0)
+
+
+def test_neither_ledger_nor_store_for_a_while(setup: Setup) -> None:
+    for number in range(3):
+        setup.reserve(f"op{number}")
+    setup.ledger.fail("append", "unsettled")
+    setup.store.fail("settle", "release", "reap")
+    for number in range(2):
+        setup.books.book(cost(f"op{number}"), settles=True)
+    setup.books.release("op2#1", 1.0)
+    setup.books.catch_up(1.0)
+    assert (setup.booked(), setup.account()) == ([], Account(0, 30))
+    setup.store.heal()
+    setup.books.catch_up(2.0)
+    assert setup.account() == Account(0, 20)
+    setup.ledger.heal()
+    setup.books.catch_up(3.0)
+    assert {one.operation for one in setup.booked()} == {"op0", "op1"}
+    assert setup.account() == Account(14, 0)
+
+
+def test_an_interrupt_between_ledger_and_accounts_is_made_good(setup: Setup) -> None:
+    setup.reserve("op")
+    setup.store.fail("settle", error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        setup.books.book(cost("op"), settles=True)
+    setup.store.heal()
+    setup.books.catch_up(1.0)
+    assert (setup.booked(), setup.account()) == ([cost("op")], Account(7, 0))
+
+
+def test_what_another_process_left_is_settled(setup: Setup) -> None:
+    setup.ledger.real.append(cost("theirs"), settled=False)
+    setup.books.catch_up(0.0)
+    assert setup.account() == Account(7, 0)
+    setup.ledger.real.append(cost("later"), settled=False)
+    setup.books.catch_up(5.0)
+    assert setup.account() == Account(14, 0)
+
+
+def test_a_charge_that_cannot_be_settled_keeps_no_other_waiting(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(books_module, "BATCH", 2)
+    for number in range(7):
+        setup.ledger.real.append(cost(f"op{number}"), settled=False)
+    real = setup.store.real.settle
+
+    def settle(hold: str, *rest: Any) -> None:
+        if hold in ("op0#1", "op1#1", "op2#1"):
+            raise ValueError("such an account there cannot be")
+        real(hold, *rest)
+
+    monkeypatch.setattr(setup.store.real, "settle", settle)
+    setup.books.catch_up(0.0)
+    assert setup.account() == Account(4 * 7, 0)
+    assert [one.operation for one in setup.ledger.real.unsettled()] == ["op0", "op1", "op2"]
+    assert "cannot be settled" in caplog.text
+
+
+def test_a_charge_the_ledger_never_takes_keeps_no_other_waiting(setup: Setup) -> None:
+    setup.ledger.fail("append")
+    for number in range(3):
+        setup.books.book(cost(f"op{number}"), settles=False)
+    setup.ledger.heal()
+    real = setup.ledger.real.append
+
+    def append(one: Charge, **named: Any) -> bool:
+        if one.operation == "op0":
+            raise ValueError("never")
+        return bool(real(one, **named))
+
+    setup.ledger.real.append = append
+    for now in range(3):
+        setup.books.catch_up(float(now))
+    assert {one.operation for one in setup.booked()} == {"op1", "op2"}
+
+
+def test_only_so_much_waits(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(books_module, "KEPT", 2)
+    setup.ledger.fail("append")
+    for number in range(3):
+        setup.books.book(cost(f"op{number}"), settles=False)
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    setup.ledger.heal()
+    setup.books.close()  # the last moment to write them down
+    assert [one.operation for one in setup.booked()] == ["op0", "op1"]
+
+
+def test_closing_without_the_ledger_says_what_is_missing(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.ledger.fail("append")
+    setup.books.book(cost("op"), settles=False)
+    setup.books.close()
+    assert "1 charges are not in the ledger" in caplog.text
+
+
+def test_a_ledger_that_does_not_answer_has_no_charges_to_show(setup: Setup) -> None:
+    setup.ledger.fail("charges", error=OSError("gone"))
+    assert setup.books.charges_of("op") == ()
+
+
+@pytest.mark.parametrize("error", [StoreError("gone"), RuntimeError("broken")])
+def test_a_reservation_is_given_back_once_the_store_answers(setup: Setup, error: Exception) -> None:
+    setup.reserve("op")
+    setup.store.fail("release", error=error)
+    setup.books.release("op#1", 1.0)
+    setup.books.catch_up(2.0)
+    assert setup.account() == Account(0, 10)
+    setup.store.heal()
+    setup.books.catch_up(3.0)
+    assert setup.account() == Account(0, 0)
+
+
+# -- what is lost, and found ---------------------------------------------------------------------
+
+
+def test_a_loss_is_booked_once(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    setup.reserve("op", 10, "a", "b")
+    setup.books.catch_up(99.0)
+    assert setup.booked() == []
+    setup.ledger.fail("append")
+    setup.books.catch_up(100.0)
+    assert (setup.booked(), setup.account()) == ([], Account(10, 0))
+    setup.ledger.heal()
+    setup.store.fail("acknowledge")
+    setup.books.catch_up(101.0)
+    setup.store.heal()
+    setup.books.catch_up(102.0)
+    setup.books.catch_up(103.0)
+    (lost,) = setup.booked()
+    assert (lost.id, lost.nanos, lost.outcome, lost.accounts) == ("op#1", 10, "expired", ("a", "b"))
+    assert (lost.name, lost.attribution, lost.lines[0].source) == ("support", {"team": "a"}, CostSource.LOST)
+    assert setup.account() == Account(10, 0)
+    assert caplog.text.count("was never finished") == 1
+
+
+@pytest.mark.parametrize("memo", ["", "no JSON", "[1]", "[1, 2, 3, 4, 5]", "null"])
+def test_a_loss_of_which_nothing_is_known_is_booked_all_the_same(setup: Setup, memo: str) -> None:
+    hold = Hold(HoldState.LOST, 10, 10, ("a",), 5.0)
+    setup.store.real.reap = lambda now: (Lost("op#1", hold, memo), Lost("fine#1", hold, MEMO))
+    setup.books.catch_up(6.0)
+    assert [(one.id, one.nanos) for one in setup.booked()] == [("op#1", 10), ("fine#1", 10)]
+
+
+def test_an_attempt_that_ends_after_it_was_lost_is_corrected(setup: Setup) -> None:
+    setup.reserve("op", 10)
+    setup.books.catch_up(100.0)
+    setup.books.book(cost("op", 7), settles=True)
+    setup.books.book(cost("op", 7), settles=True)  # a second time changes nothing
+    lost, adjustment = setup.booked()
+    assert (lost.nanos, adjustment.nanos) == (10, -3)
+    assert (adjustment.id, adjustment.adjustment_of) == ("op#1~1", "op#1")
+    assert [one.nanos for one in adjustment.lines] == [-10, 7]
+    assert adjustment.lines[1] == line(7)
+    assert (setup.account(), setup.in_ledger()["a"]) == (Account(7, 0), 7)
+    assert setup.ledger.real.unsettled() == ()
+    held = setup.books.reserve(Reserve("op#1", 1, (watch("a", 100),), 999.0), 101.0)
+    assert isinstance(held, Held)
+    assert held.state is HoldState.SETTLED
+
+
+@pytest.mark.parametrize("step", ["append", "settle", "mark_settled", "charges"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_correction_is_made_good_too(setup: Setup, step: str, after: bool) -> None:
+    setup.reserve("op", 10)
+    setup.books.catch_up(100.0)
+    broken = setup.store if step == "settle" else setup.ledger
+    broken.fail(step, after=after)
+    setup.books.book(cost("op", 7), settles=True)
+    broken.heal()
+    setup.books.catch_up(101.0)
+    assert (setup.account(), setup.in_ledger()["a"]) == (Account(7, 0), 7)
+    assert len(setup.booked()) == 2
+
+
+def test_a_call_that_was_not_sent_after_it_was_lost_is_taken_back(setup: Setup) -> None:
+    setup.reserve("op", 10)
+    setup.books.catch_up(100.0)
+    setup.books.release("op#1", 130.0)
+    setup.books.release("op#1", 131.0)
+    lost, taken_back = setup.booked()
+    assert (lost.nanos, taken_back.nanos, taken_back.outcome) == (10, -10, "not_sent")
+    assert (taken_back.id, taken_back.adjustment_of) == (adjustment_id("op#1"), "op#1")
+    assert (setup.account(), setup.in_ledger()["a"]) == (Account(0, 0), 0)
+
+
+def test_a_loss_that_was_just_finished_is_not_booked_over_it(setup: Setup) -> None:
+    setup.reserve("op", 10)
+    losses = setup.store.real.reap(100.0)
+    setup.books.book(cost("op", 7), settles=True)
+    setup.store.real.reap = lambda now: losses
+    setup.books.catch_up(101.0)
+    assert setup.booked() == [cost("op", 7)]
+    assert setup.account() == Account(7, 0)
+
+
+# -- anything, in any order ----------------------------------------------------------------------
+
+STEPS = ("settle", "release", "reap", "acknowledge", "append", "mark_settled", "unsettled", "charges")
+
+steps = st.one_of(
+    st.tuples(st.just("reserve"), st.integers(0, 20)),
+    st.tuples(st.just("book"), st.integers(0, 20)),
+    st.tuples(st.just("release"), st.just(0)),
+    st.tuples(st.just("wait"), st.integers(0, 15)),
+    st.tuples(st.just("catch up"), st.just(0)),
+)
+
+
+@given(st.lists(steps, max_size=16), st.data())
+def test_ledger_and_accounts_agree_after_any_story(
+    story: Sequence[tuple[str, int]], data: st.DataObject
+) -> None:
+    """Attempts live 10 s; each is booked, released, or never finished; anything may fail meanwhile."""
+    setup = Setup()
+
+    def fails(name: str) -> tuple[BaseException | None, BaseException | None]:
+        if name not in STEPS:
+            return None, None
+        fate = data.draw(st.sampled_from(["well", "well", "before", "after"]), label=name)
+        error = StoreError("now and then")
+        return (error if fate == "before" else None, error if fate == "after" else None)
+
+    setup.store.fails = setup.ledger.fails = fails
+    now = 0.0
+    open_attempts: dict[str, tuple[str, ...]] = {}
+    costs: dict[str, int] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    for step, amount in story:
+        if step == "reserve":
+            operation = f"op{len(costs)}"
+            owners[operation] = open_attempts[operation] = ("a", "b") if len(costs) % 2 else ("a",)
+            costs[operation] = amount  # all that was reserved, should nobody finish it
+            watches = tuple(watch(key, 10**6) for key in owners[operation])
+            setup.books.reserve(
+                Reserve(f"{operation}#1", amount, watches, now + 10.0, keyed=True, memo=MEMO), now
+            )
+        elif step == "wait":
+            now += amount
+        elif step == "catch up":
+            setup.books.catch_up(now)
+        elif open_attempts:
+            operation = data.draw(st.sampled_from(sorted(open_attempts)), label=step)
+            accounts = open_attempts.pop(operation)
+            costs[operation] = amount if step == "book" else 0
+            if step == "book":
+                setup.books.book(cost(operation, amount, *accounts), settles=True)
+            else:
+                setup.books.release(f"{operation}#1", now)
+    setup.store.heal()
+    setup.ledger.heal()
+    for later in (now, now + 1000.0, now + 1001.0):
+        setup.books.catch_up(later)
+    for key in ("a", "b"):
+        spent = sum(amount for operation, amount in costs.items() if key in owners[operation])
+        assert setup.account(key) == Account(spent, 0)
+        assert setup.in_ledger()[key] == spent
+    assert setup.ledger.real.unsettled() == ()
+    assert len({one.id for one in setup.booked()}) == len(setup.booked())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_catches_up_though_its_parent_was_doing_so(setup: Setup) -> None:
+    setup.ledger.real.append(cost("op"), settled=False)
+    with setup.books._catching_up:  # held by another thread at the moment of the fork
+        child = os.fork()
+        if not child:
+            setup.books.catch_up(0.0)
+            os._exit(0 if setup.account() == Account(7, 0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
