@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .attempt import Attempt, begin, finish_quietly
 from .core.attribution import check_attribution
 from .core.booking import Report
-from .core.errors import ConfigurationError, say
+from .core.errors import CallRefused, ConfigurationError, say
 from .core.money import Amount, nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
@@ -163,10 +163,10 @@ class MeteredCall:
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:
-    """What an exception says of the call: only a refused connection proves that nothing was sent."""
+    """What an exception says of the call: a refused connection or call proves that nothing was sent."""
     if error is None:
         return Outcome.COMPLETED
-    if isinstance(error, ConnectionRefusedError | socket.gaierror):
+    if isinstance(error, ConnectionRefusedError | socket.gaierror | CallRefused):
         return Outcome.NOT_SENT
     if isinstance(error, TimeoutError):
         return Outcome.TIMED_OUT

@@ -78,7 +78,12 @@ class FlowiseClient:
             **attribution,
         }
         checked = check_attribution(given, known=PARAMETERS, where=f"{type(self).__name__}()")
-        self.governance_attrs: dict[str, str] = {**environment_attribution(), **checked}
+        # What code configured goes before the environment.
+        self.governance_attrs: dict[str, str] = {
+            **environment_attribution(),
+            **settings.attribution,
+            **checked,
+        }
         self.metering = check_metering(metering or settings.metering)
         self.pricing_tier = check_pricing_tier(pricing_tier or settings.pricing_tier)
         self.timeout = Limits.of(timeout)

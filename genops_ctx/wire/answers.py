@@ -133,7 +133,7 @@ def read_json_body(status: int, content_type: str, headers: Mapping[str, str], b
     """Any JSON value (flow lists are arrays), or the problem."""
     if not 200 <= status < 300:
         return _problem_of_status(status, headers, body)
-    if not _is_json(content_type):
+    if content_type.strip() and not _is_json(content_type):
         return Problem(ProblemKind.NOT_FLOWISE, status)
     if len(body) > MAX_ANSWER_BYTES:
         return Problem(ProblemKind.MALFORMED, status)

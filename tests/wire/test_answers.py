@@ -78,7 +78,7 @@ def test_a_recorded_answer_comes_back_as_it_is() -> None:
     ("status", "content_type", "body", "kind"),
     [
         (200, "text/html", b"<html>", K.NOT_FLOWISE),
-        (200, "", b"{}", K.NOT_FLOWISE),
+        (200, "", b"<html>", K.MALFORMED),
         (200, "text/event-stream", b"{}", K.NOT_FLOWISE),
         (302, JSON, b"{}", K.NOT_FLOWISE),
         (600, JSON, b"{}", K.NOT_FLOWISE),
@@ -181,3 +181,7 @@ def test_no_text_of_the_server_is_kept(data: Any) -> None:
     assert problem in (Problem(K.SERVER_ERROR), Problem(K.MODEL_FAILED, None, problem.upstream_status))
     message = json.dumps({"message": "Error in LLM node: 400 my secret prompt"}).encode()
     assert "secret" not in repr(read_json_answer(500, JSON, {}, message))
+
+
+def test_json_without_a_content_type_is_an_answer() -> None:
+    assert read_json_answer(200, "", {}, b'{"text": "hello"}') == {"text": "hello"}
