@@ -162,9 +162,17 @@ class Books:
             self._catching_up.release()
 
     def _give_back(self) -> None:
-        while self._releases:
-            self._release(*self._releases[0])
-            self._releases.popleft()
+        for _ in range(len(self._releases)):
+            hold, now = self._releases[0]
+            try:
+                self._release(hold, now)
+            except StoreError:
+                raise
+            except Exception:
+                log.exception("a reservation cannot be given back")
+                self._releases.rotate(-1)
+            else:
+                self._releases.popleft()
 
     def _write_down(self) -> None:
         while self._unwritten:

@@ -77,6 +77,12 @@ class Database:
                 self._parts[name] = migrations
                 self._disconnect()
 
+    def prepare(self) -> None:
+        """Have file and tables ready for another connection to write to."""
+        if self._connection is None:
+            with self:
+                pass
+
     @property
     def exists(self) -> bool:
         """False where nothing was ever written: there is nothing to read either."""

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from .memory import MemoryLedger
 from .sqlite import SQLiteLedger
 
 if TYPE_CHECKING:
-    from ..core.ports import AuditEvent
+    from ..core.ports import AccountStore, AuditEvent
     from ..core.records import Charge
     from .totals import Total
 
@@ -56,10 +56,9 @@ class DefaultLedger:
         self._lock = threading.Lock()
         self._proved = False
 
-    @property
-    def database(self) -> object:
-        """The file's database; None while charges are kept in memory."""
-        return self._file.database if self._ledger is self._file else None
+    def together_with(self, store: AccountStore) -> Callable[[Charge, bool], bool] | None:
+        """As :meth:`SQLiteLedger.together_with`."""
+        return self._file.together_with(store)
 
     def _writable(self) -> SQLiteLedger | MemoryLedger:
         """The ledger to write to; the first time it is found out which."""

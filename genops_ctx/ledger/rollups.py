@@ -61,9 +61,14 @@ def roll_up(
     for key, (nanos, *counts) in sums.items():
         series = known.get(key)
         if series is None:
-            if len(known) >= KEPT_SERIES:
-                known.clear()
-            series = known[key] = _number_of(connection, key)
+            series = _find(connection, key)
+            if series is None:
+                # Not remembered: the transaction that adds it may be rolled back.
+                series = _add(connection, key)
+            else:
+                if len(known) >= KEPT_SERIES:
+                    known.clear()
+                known[key] = series
         whole, rest = divmod(nanos, NANOS_PER_DOLLAR)
         connection.execute(_BOOK, (day, series, whole, rest, *counts, seq, seq))
 
@@ -77,15 +82,16 @@ def _series_of(line: Line | None) -> tuple[str, str, str, str]:
     return usage.provider, usage.model, line.source.value, line.exactness.value
 
 
-def _number_of(connection: sqlite3.Connection, key: Series) -> int:
+def _find(connection: sqlite3.Connection, key: Series) -> int | None:
     try:
         found = connection.execute(_FIND, key).fetchone()
     except UnicodeEncodeError:
-        key = without_surrogates(key)
-        found = connection.execute(_FIND, key).fetchone()
-    if found is None:
-        return int(connection.execute(_ADD, key).lastrowid or 0)
-    return int(found[0])
+        found = connection.execute(_FIND, without_surrogates(key)).fetchone()
+    return None if found is None else int(found[0])
+
+
+def _add(connection: sqlite3.Connection, key: Series) -> int:
+    return connection.execute(_ADD, without_surrogates(key)).lastrowid or 0
 
 
 def totals(database: Database, query: Query) -> tuple[Total, ...]:

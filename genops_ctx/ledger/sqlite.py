@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-from ..core.ports import AuditEvent
+from ..core.ports import AccountStore, AuditEvent
 from ..core.records import Charge
 from .database import Database, open_database
 from .rollups import Series, roll_up, totals
@@ -63,26 +65,34 @@ class SQLiteLedger:
     def append(self, charge: Charge, *, settled: bool = True) -> bool:
         """Book a charge; True where it is new. Joins the transaction of ``with ledger.database``."""
         with self.database as connection:
-            row = charge_row(charge)
-            try:
-                cursor = connection.execute(_CHARGE, row)
-            except UnicodeEncodeError:
-                cursor = connection.execute(_CHARGE, without_surrogates(row))
-            if cursor.rowcount != 1:
-                return False
-            seq = cursor.lastrowid or 0
-            for line in line_rows(seq, charge):
-                try:
-                    connection.execute(_LINE, line)
-                except UnicodeEncodeError:
-                    connection.execute(_LINE, without_surrogates(line))
             if self._series_of != self.database.generation:
                 self._series.clear()
                 self._series_of = self.database.generation
-            roll_up(connection, seq, charge, self._series)
-            if not settled:
-                connection.execute("INSERT INTO outbox VALUES (?)", (seq,))
-        return True
+            return _append(connection, charge, settled, self._series)
+
+    def together_with(self, store: AccountStore) -> Callable[[Charge, bool], bool] | None:
+        """How to append a charge and settle its reservation in one transaction; None where they cannot.
+
+        They can where the store is a :class:`~genops_ctx.stores.sqlite.SQLiteStore` of the same file.
+        The function takes a charge and whether its operation is completed, and returns False, with
+        nothing changed, where the ledger has the charge already.
+        """
+        from ..stores.sqlite import SQLiteStore
+
+        if not isinstance(store, SQLiteStore) or realpath(store.path) != realpath(self.database.path):
+            return None
+        transactions, settle = store.transactions, store.settle_in
+        series: dict[Series, int] = {}
+
+        def book(charge: Charge, completed: bool) -> bool:
+            self.database.prepare()
+            with transactions as connection:
+                fresh = _append(connection, charge, True, series)
+                if fresh:
+                    settle(connection, charge.id, charge.nanos, charge.accounts, charge.ended_at, completed)
+            return fresh
+
+        return book
 
     def mark_settled(self, charge_ids: Sequence[str]) -> None:
         """The accounts have these charges."""
@@ -159,6 +169,26 @@ class SQLiteLedger:
                 f"SELECT {LINE_COLUMNS} FROM lines WHERE charge = ? ORDER BY position", (row[0],)
             )
         return tuple(charges_of(rows, lines))
+
+
+def _append(connection: sqlite3.Connection, charge: Charge, settled: bool, series: dict[Series, int]) -> bool:
+    row = charge_row(charge)
+    try:
+        cursor = connection.execute(_CHARGE, row)
+    except UnicodeEncodeError:
+        cursor = connection.execute(_CHARGE, without_surrogates(row))
+    if cursor.rowcount != 1:
+        return False
+    seq = cursor.lastrowid or 0
+    for line in line_rows(seq, charge):
+        try:
+            connection.execute(_LINE, line)
+        except UnicodeEncodeError:
+            connection.execute(_LINE, without_surrogates(line))
+    roll_up(connection, seq, charge, series)
+    if not settled:
+        connection.execute("INSERT INTO outbox VALUES (?)", (seq,))
+    return True
 
 
 def _text(value: Any) -> Any:

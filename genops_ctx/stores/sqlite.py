@@ -35,25 +35,31 @@ class SQLiteStore:
     ) -> None:
         self.path = fspath(path)
         check_writable(self.path)
-        self._transactions = Transactions(self.path, timeout, synchronous)
+        self.transactions = Transactions(self.path, timeout, synchronous)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({self.path!r})"
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        with self._transactions as connection:
+        with self.transactions as connection:
             before, _, due = _find(connection, wish.id)
             if before is not None and before.state is not HoldState.HELD and due <= now:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (wish.id,))
                 before = None
             if before is not None:
                 return Held(before.state, before.amount, False)
-            accounts = _accounts(connection, rule.accounts_of(wish)) if wish.watches else {}
+            accounts, endless = _looked_at(connection, wish)
             change = rule.reserve(wish, accounts, None, _controls(connection, wish), now)
             if not isinstance(change, Change):
                 return change
             hold = change.hold
             _add(connection, change, wish.watches)
+            for watch in wish.watches:
+                if watch.ends_at is not None and watch.account in endless:
+                    # A correction made it, which did not know of its window.
+                    endless.discard(watch.account)
+                    ends = (rule.kept_until(watch), watch.account)
+                    connection.execute("UPDATE store_accounts SET gone_at = ? WHERE key = ?", ends)
             connection.execute(
                 "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -71,29 +77,41 @@ class SQLiteStore:
         return Held(hold.state, hold.amount, True, tuple([watch.budget for watch in change.passed]))
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
-        with self._transactions as connection:
-            before, keyed, due = _find(connection, hold)
-            change = rule.settle(before, actual, accounts, completed=completed)
-            _add(connection, change)
-            if before is None:
-                after = change.hold
-                connection.execute(
-                    "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
-                    (
-                        hold,
-                        after.state.value,
-                        after.amount,
-                        after.booked,
-                        json.dumps(after.accounts),
-                        after.expires_at,
-                        now + remembered_for(False, False),
-                    ),
-                )
-            else:
-                _end(connection, hold, change, _until(before, keyed, due, now))
+        with self.transactions as connection:
+            self.settle_in(connection, hold, actual, accounts, now, completed)
+
+    def settle_in(
+        self,
+        connection: sqlite3.Connection,
+        hold: str,
+        actual: int,
+        accounts: tuple[str, ...],
+        now: float,
+        completed: bool,
+    ) -> None:
+        """As :meth:`settle`, in a transaction that a ledger in the same file writes to too."""
+        before, keyed, due = _find(connection, hold)
+        change = rule.settle(before, actual, accounts, completed=completed)
+        _add(connection, change)
+        if before is None:
+            after = change.hold
+            connection.execute(
+                "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
+                (
+                    hold,
+                    after.state.value,
+                    after.amount,
+                    after.booked,
+                    json.dumps(after.accounts),
+                    after.expires_at,
+                    now + remembered_for(False, False),
+                ),
+            )
+        else:
+            _end(connection, hold, change, _until(before, keyed, due, now))
 
     def release(self, hold: str, now: float) -> None:
-        with self._transactions as connection:
+        with self.transactions as connection:
             before, keyed, due = _find(connection, hold)
             change = rule.release(before)
             if before is None or change is None:
@@ -107,7 +125,7 @@ class SQLiteStore:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (hold,))
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
-        with self._transactions as connection:
+        with self.transactions as connection:
             before, _, _ = _find(connection, hold)
             if before is None:
                 return
@@ -120,7 +138,7 @@ class SQLiteStore:
 
     def reap(self, now: float) -> Sequence[Lost]:
         """Expire what is over, forget what nobody can ask for, a bounded number each."""
-        with self._transactions as connection:
+        with self.transactions as connection:
             rows = connection.execute(
                 "SELECT id, state FROM store_holds WHERE due <= ? ORDER BY due LIMIT ?", (now, SWEPT_AT_ONCE)
             ).fetchall()
@@ -156,11 +174,11 @@ class SQLiteStore:
         _end(connection, name, change, now + remembered_for(keyed, True))
 
     def acknowledge(self, holds: Sequence[str]) -> None:
-        with self._transactions as connection:
+        with self.transactions as connection:
             connection.executemany("DELETE FROM store_losses WHERE id = ?", [(name,) for name in holds])
 
     def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
-        with self._transactions as connection:
+        with self.transactions as connection:
             if keys is None:
                 rows = connection.execute("SELECT key, spent, reserved FROM store_accounts")
                 return {key: Account(spent, reserved) for key, spent, reserved in rows}
@@ -170,7 +188,7 @@ class SQLiteStore:
         return {key: found.get(key, Account()) for key in keys}
 
     def adjust(self, key: str, spent: int) -> None:
-        with self._transactions as connection:
+        with self.transactions as connection:
             connection.execute(
                 "INSERT INTO store_accounts VALUES (?, ?, 0, NULL) "
                 "ON CONFLICT (key) DO UPDATE SET spent = spent + excluded.spent",
@@ -178,18 +196,18 @@ class SQLiteStore:
             )
 
     def control(self, key: str) -> Control:
-        with self._transactions as connection:
+        with self.transactions as connection:
             return _control(connection, (key,)).get(key, Control())
 
     def set_control(self, key: str, control: Control) -> None:
-        with self._transactions as connection:
+        with self.transactions as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO store_controls VALUES (?, ?, ?, ?)",
                 (key, control.frozen, control.granted, control.granted_until),
             )
 
     def mark(self, key: str, now: float, until: float | None) -> bool:
-        with self._transactions as connection:
+        with self.transactions as connection:
             connection.execute("DELETE FROM store_marks WHERE until <= ?", (now,))
             return (
                 connection.execute("INSERT OR IGNORE INTO store_marks VALUES (?, ?)", (key, until)).rowcount
@@ -198,7 +216,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file; it is opened again where the store is used again."""
-        self._transactions.close()
+        self.transactions.close()
 
 
 def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool, float]:
@@ -231,6 +249,18 @@ def _accounts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, 
     return {key: Account(spent, reserved) for key, spent, reserved in rows}
 
 
+def _looked_at(connection: sqlite3.Connection, wish: Reserve) -> tuple[dict[str, Account], set[str]]:
+    """The accounts that a wish looks at, and those of them of which no end is known."""
+    accounts, endless = {}, set()
+    keys = rule.accounts_of(wish)
+    statement = _among("SELECT key, spent, reserved, gone_at FROM store_accounts", len(keys))
+    for key, spent, reserved, gone_at in connection.execute(statement, keys):
+        accounts[key] = Account(spent, reserved)
+        if gone_at is None:
+            endless.add(key)
+    return accounts, endless
+
+
 def _controls(connection: sqlite3.Connection, wish: Reserve) -> dict[str, Control]:
     keys = {watch.control for watch in wish.watches}
     keys.discard("")
@@ -261,7 +291,9 @@ def _add(connection: sqlite3.Connection, change: Change, watches: Iterable[Watch
     if updated.rowcount == len(keys):
         return
     there = _accounts(connection, keys)
-    ends = {watch.account: rule.kept_until(watch) for watch in watches}
+    ends: dict[str, float | None] = {}
+    for watch in watches:
+        ends.setdefault(watch.account, rule.kept_until(watch))
     connection.executemany(
         "INSERT INTO store_accounts VALUES (?, ?, ?, ?)",
         [(key, change.spent, change.reserved, ends.get(key)) for key in keys if key not in there],
