@@ -1,0 +1,296 @@
+"""What an operator does to budgets: look, freeze, grant, reset, rebuild. Each deed is in the ledger's audit.
+
+A *scope* is whom accounts belong to: ``all calls``, attribution (``team=search``,
+``team=search,customer_id=acme``), ``function module.name``, ``context name``, ``adapter name``. What
+is said of a scope holds for its accounts of every window.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from .core.accounts import Account, Control, Refusal, Reserve, Watch, reserve
+from .core.budget import Budget
+from .core.errors import ConfigurationError, StoreError
+from .core.money import MAX_NANOS
+from .core.ports import AuditEvent
+from .core.windows import Period, parse_window, period_of
+
+if TYPE_CHECKING:
+    from .core.ports import AccountStore, Clock, Ledger
+
+__all__ = ["Controls", "Row", "scope_key", "scope_name"]
+
+ALL_CALLS = "all calls"
+FENCE_SECONDS = 60.0
+_PAIR = re.compile(r"([A-Za-z_]\w*)=(.+)\Z", re.DOTALL)
+
+
+def scope_key(scope: str) -> str:
+    """The key of a scope as people write it. Raises :class:`ConfigurationError` for an empty one."""
+    text = scope.strip()
+    if not text:
+        raise ConfigurationError("name a scope: all, team=search, function module.name, context name")
+    if text in ("all", ALL_CALLS):
+        return "in:"
+    if text.startswith("in:"):
+        return text
+    pairs = [_PAIR.match(part) for part in re.split(r",(?=[A-Za-z_]\w*=)", text)]
+    if all(pairs):
+        return "&".join(f"{pair[1]}={quote(pair[2], safe='')}" for pair in pairs if pair)
+    return f"in:{quote(text, safe='')}"
+
+
+def scope_name(key: str) -> str:
+    """The scope of a key, for people; the other way round."""
+    if key.startswith("in:"):
+        return unquote(key[3:]) or ALL_CALLS
+    return ",".join(unquote(pair) for pair in key.split("&"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One limit on one account, or an account without a known limit. Amounts in nano-dollars."""
+
+    budget: str
+    """empty where the settings have no budget for it: budgets in code are not known to a command"""
+    scope: str
+    window: str
+    limit: int | None
+    """with grants and what rolled over"""
+    spent: int
+    reserved: int
+    resets_at: float | None
+    """epoch seconds"""
+    frozen: bool
+    granted: int
+
+    @property
+    def remaining(self) -> int | None:
+        return None if self.limit is None else max(self.limit - self.spent - self.reserved, 0)
+
+
+class Controls:
+    """The deeds of one operator on one store and its ledger."""
+
+    def __init__(self, store: AccountStore, ledger: Ledger, clock: Clock, actor: str = "") -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._actor = actor
+
+    # -- look -----------------------------------------------------------------------------------
+
+    def rows(self, budgets: Sequence[Budget]) -> list[Row]:
+        """The accounts of the windows that are open now, each with every budget that watches it."""
+        now = self._clock()
+        accounts = self._store.accounts()
+        scopes = list(dict.fromkeys(key.rpartition("|")[0] for key in accounts))
+        rows = []
+        watched = set()
+        for budget in budgets:
+            for attribution in _attributions(budget, scopes):
+                watch = budget.watch(attribution, now)
+                watched.add(watch.account)
+                rows.append(self._row(watch, str(budget.window), accounts, now))
+        for scope, period, window in _open_accounts(accounts, now):
+            account = f"{scope}|{period.key}"
+            if account not in watched:
+                also = tuple(f"{scope}|{key}" for key in period.also)
+                watch = Watch(account, 0, "", "", period.end, True, period.start, also, control=scope)
+                rows.append(self._row(watch, window, accounts, now))
+        return rows
+
+    def _row(self, watch: Watch, window: str, accounts: Mapping[str, Account], now: float) -> Row:
+        control = self._store.control(watch.control)
+        # The rule itself says limit and account: a wish that no limit admits is refused with both.
+        wish = Reserve("", 2 * MAX_NANOS, (watch._replace(enforced=True, starts_at=0.0, ends_at=None),), 0.0)
+        refusal = reserve(wish, accounts, None, {watch.control: control}, now)
+        assert isinstance(refusal, Refusal)
+        return Row(
+            budget=watch.budget,
+            scope=scope_name(watch.control),
+            window=window,
+            limit=refusal.limit if watch.budget else None,
+            spent=refusal.account.spent,
+            reserved=refusal.account.reserved,
+            resets_at=watch.ends_at,
+            frozen=control.frozen,
+            granted=control.granted if now < control.granted_until else 0,
+        )
+
+    # -- deeds ----------------------------------------------------------------------------------
+
+    def freeze(self, scope: str, *, frozen: bool = True, reason: str = "") -> Control:
+        """Refuse every call of a scope from now on, also what costs nothing; or let calls in again."""
+        key = scope_key(scope)
+        control = self._store.control(key)._replace(frozen=frozen)
+        self._store.set_control(key, control)
+        self._record("freeze" if frozen else "thaw", key, reason)
+        return control
+
+    def grant(self, scope: str, nanos: int, until: float, *, reason: str = "") -> Control:
+        """Add to every limit on a scope (nano-dollars) until a time (epoch seconds).
+
+        It takes the place of an earlier grant. Raises :class:`ConfigurationError` for a time that is over.
+        """
+        if until <= self._clock():
+            raise ConfigurationError("a grant needs a time that is still to come")
+        key = scope_key(scope)
+        control = self._store.control(key)._replace(granted=nanos, granted_until=until)
+        self._store.set_control(key, control)
+        self._record("grant", key, reason, nanos, until)
+        return control
+
+    def reset(self, scope: str, window: str | None = None, *, reason: str = "") -> dict[str, int]:
+        """Take what a scope has spent in the windows open now (or in one) back to zero.
+
+        Returns the nano-dollars taken from each account. The charges stay in the ledger.
+        """
+        key = scope_key(scope)
+        wanted = None if window is None else str(parse_window(window))
+        accounts = self._store.accounts()
+        taken = {}
+        for owner, period, name in _open_accounts(accounts, self._clock()):
+            if owner != key or wanted not in (None, name):
+                continue
+            for part in (period.key, *period.also):
+                account = f"{owner}|{part}"
+                spent = accounts.get(account, Account()).spent
+                if spent:
+                    # The record first: a rebuild then knows of it, whatever happens between.
+                    self._record("reset", account, reason, spent)
+                    self._store.adjust(account, -spent)
+                    taken[account] = spent
+        return taken
+
+    def rebuild(self, *, reason: str = "") -> dict[str, tuple[int, int]]:
+        """Make the accounts what the ledger says; returns before and after (nano-dollars) of those changed.
+
+        The ledger must hold every charge of the store. Nothing may be in flight, and one rebuild runs
+        at a time: raises :class:`StoreError` otherwise, and changes nothing.
+        """
+        now = self._clock()
+        restore = getattr(self._store, "restore", None)
+        claimed = (
+            self._store.claim_restore(FENCE_SECONDS)  # type: ignore[attr-defined]
+            if restore is not None
+            else self._store.mark("rebuild", now, now + FENCE_SECONDS)
+        )
+        if not claimed:
+            raise StoreError("another rebuild runs, or ran within the last minute: try again after it")
+        if restore is not None:
+            return self._restore(restore, now, reason)
+        before, after = self._agreed(now)
+        changed = {}
+        for key in sorted({*before, *after}):
+            was, now_is = before.get(key, Account()).spent, after.get(key, 0)
+            if was != now_is:
+                self._store.adjust(key, now_is - was)
+                changed[key] = (was, now_is)
+        self._record("rebuild", "all accounts", reason or f"{len(changed)} account(s) changed")
+        return changed
+
+    def _restore(self, restore: Callable[..., bool], now: float, reason: str) -> dict[str, tuple[int, int]]:
+        """A store that notices loss begins anew, in one step, from what the ledger says."""
+        if self._ledger.unsettled(1):
+            raise StoreError(_UNSETTLED)
+        after = {key: nanos for key, nanos in self._spent().items() if _is_kept(key, now)}
+        accounts = {key: Account(nanos) for key, nanos in after.items()}
+        restore(accounts, controls=self._said(now), now=now, anyway=True)
+        self._record("rebuild", "all accounts", reason or f"{len(after)} account(s) restored")
+        return {key: (0, nanos) for key, nanos in after.items()}
+
+    def _agreed(self, now: float) -> tuple[Mapping[str, Account], dict[str, int]]:
+        """Accounts and ledger at one moment at which nothing is on its way from the one to the other."""
+        for _ in range(3):
+            before = self._store.accounts()
+            if any(account.reserved for account in before.values()):
+                raise StoreError("calls are in flight: stop the workers, or wait for their calls to end")
+            if self._ledger.unsettled(1):
+                raise StoreError(_UNSETTLED)
+            after = self._spent()
+            if self._store.accounts() == before and not self._ledger.unsettled(1):
+                return before, {
+                    key: nanos for key, nanos in after.items() if key in before or _is_kept(key, now)
+                }
+        raise StoreError("calls are being made: stop the workers, then rebuild")
+
+    def _spent(self) -> dict[str, int]:
+        spent: dict[str, int] = {}
+        for charge in self._ledger.charges():
+            for key in charge.accounts:
+                spent[key] = spent.get(key, 0) + charge.nanos
+        for event in self._ledger.audits():
+            if event.action == "reset" and event.subject in spent:
+                spent[event.subject] -= event.nanos or 0
+        return spent
+
+    def _said(self, now: float) -> dict[str, Control]:
+        """What operators have said of scopes and still holds, from the records of it."""
+        said: dict[str, Control] = {}
+        for event in self._ledger.audits():
+            control = said.get(event.subject, Control())
+            if event.action in ("freeze", "thaw"):
+                said[event.subject] = control._replace(frozen=event.action == "freeze")
+            elif event.action == "grant" and (event.until or 0.0) > now:
+                granted = control._replace(granted=event.nanos or 0, granted_until=event.until or 0.0)
+                said[event.subject] = granted
+        return {key: control for key, control in said.items() if control != Control()}
+
+    def _record(
+        self,
+        action: str,
+        subject: str,
+        reason: str,
+        nanos: int | None = None,
+        until: float | None = None,
+    ) -> None:
+        self._ledger.audit(AuditEvent(self._clock(), action, subject, self._actor, reason, nanos, until))
+
+
+_UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
+
+
+def _attributions(budget: Budget, scopes: Sequence[str]) -> list[dict[str, str]]:
+    """Whom a budget has accounts for: those there are, and those its ``limits`` name."""
+    if not budget.by:
+        return [{}]
+    found: dict[str, dict[str, str]] = {}
+    for value in budget.limits or {}:
+        if value != "*":
+            found[f"{budget.by[0]}={quote(value, safe='')}"] = {budget.by[0]: value}
+    for scope in scopes:
+        if not scope.startswith("in:"):
+            pairs = dict(pair.split("=", 1) for pair in scope.split("&"))
+            if tuple(pairs) == budget.by:
+                found[scope] = {key: unquote(value) for key, value in pairs.items()}
+    return [found[scope] for scope in sorted(found)]
+
+
+def _open_accounts(accounts: Mapping[str, Account], now: float) -> list[tuple[str, Period, str]]:
+    """Scope, period and name of each window that is open now and has an account."""
+    found = {}
+    for key in sorted(accounts):
+        scope, _, window_key = key.rpartition("|")
+        name, _, rest = window_key.partition(":")
+        name = name.removeprefix("last ")
+        period = period_of(parse_window(name), now, rest.partition("@")[2] or "UTC")
+        if window_key == period.key or window_key in period.also:
+            found[scope, period.key] = (scope, period, name)
+    return list(found.values())
+
+
+def _is_kept(key: str, now: float) -> bool:
+    """Whether anybody can still ask for an account: of this period, or of the one before."""
+    window_key = key.rpartition("|")[2]
+    name, _, rest = window_key.partition(":")
+    window, zone = parse_window(name.removeprefix("last ")), rest.partition("@")[2] or "UTC"
+    period = period_of(window, now, zone)
+    if window_key in (period.key, *period.also):
+        return True
+    return period.end is not None and window_key == period_of(window, period.start - 1, zone).key
