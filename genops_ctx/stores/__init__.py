@@ -1,6 +1,7 @@
 """Where accounts live. One protocol (:class:`genops_ctx.core.ports.AccountStore`), several back ends.
 
-``memory://`` one process · ``sqlite:///path`` one machine · ``redis://…`` any number of machines.
+``memory://`` one process · ``sqlite:///path`` one machine · ``redis://…`` any number of machines ·
+``default://`` the file of the user's own ledger.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def open_store(url: str) -> AccountStore:
         from .memory import MemoryStore
 
         return MemoryStore()
+    if scheme == "default" and separator and not rest:
+        from ..ledger.location import default_ledger_path
+        from .location import DefaultStore
+
+        return DefaultStore(default_ledger_path())
     if scheme == "sqlite" and separator:
         return _sqlite(rest)
     if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):

@@ -110,5 +110,5 @@ def _lost(reply: list[Any]) -> StoreDataLost:
     why = reply[3].decode()
     return StoreDataLost(
         f"Redis has lost what was booked in it ({why}), so what is spent is not known. Bring its accounts "
-        "back from the ledger with `genops-ctx budgets rebuild`, and see `genops-ctx check` for how it is set up"
+        "back from the ledger with `genops-ctx budgets rebuild`; `genops-ctx check` says how it is set up"
     )

@@ -115,7 +115,7 @@ if tightest then
 end
 
 local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[8]) + ahead, ARGV[11] == "1" and 1 or 0, 0, ARGV[12]}
-local booked, new = {}, {}
+local booked, new, ends = {}, {}, {}
 for _, watch in ipairs(watches) do
   local name = watch.account
   if not new[name] then
@@ -126,12 +126,16 @@ for _, watch in ipairs(watches) do
     booked[#booked + 1] = name
     booked[#booked + 1] = write_account(account)
     if watch.kept_until ~= "" then
-      redis.call("ZADD", SWEEP, "NX", watch.kept_until, "account " .. name)
+      ends[#ends + 1] = watch.kept_until
+      ends[#ends + 1] = "account " .. name
     end
   end
 end
 if #booked > 0 then
   redis.call("HSET", ACCOUNTS, unpack(booked))
+end
+if #ends > 0 then
+  redis.call("ZADD", SWEEP, "NX", unpack(ends))
 end
 keep(id, hold)
 local passed = {}

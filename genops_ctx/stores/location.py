@@ -1,0 +1,71 @@
+"""Where windowed budgets are kept when nobody says where: beside the charges, in the user's own file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+
+from ..core.accounts import Account, Refusal, Reserve, WrongWindow
+from ..core.errors import ConfigurationError
+from ..core.ports import Held, Lost
+from .sqlite import SQLiteStore
+from .sqlite_connection import Transactions
+
+__all__ = ["DefaultStore"]
+
+log = logging.getLogger("genops_ctx")
+
+
+class DefaultStore(SQLiteStore):
+    """The store of users who set none: the file of their ledger, made by the first windowed budget.
+
+    That budget then holds for this machine, which is said once. A call that needs it where the file
+    cannot be written is refused by :class:`ConfigurationError`; calls without such a budget never ask.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = fspath(path)
+        self.transactions = Transactions(self.path, 2.0, "NORMAL")
+        self._ready = False
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
+        if not self._ready:
+            self._make()
+        return super().reserve(wish, now)
+
+    def _make(self) -> None:
+        folder = Path(self.path).parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(self.path).touch(mode=0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"a budget with a window needs a place to be kept, and {self.path} cannot be written "
+                f"({error.strerror}). Set GENOPS_STORE=sqlite:////a/path/you/may/write, "
+                "redis://host:6379/0 for several machines, or memory:// for this process alone"
+            ) from None
+        self._ready = True
+        log.info(
+            "budgets with a window are kept in %s, for this machine only; "
+            "set GENOPS_STORE=redis://… to share them between machines",
+            self.path,
+        )
+
+    @property
+    def _there(self) -> bool:
+        return self._ready or (os.path.exists(self.path) and os.access(self.path, os.W_OK))
+
+    def reap(self, now: float) -> Sequence[Lost]:
+        return super().reap(now) if self._there else ()
+
+    def release(self, hold: str, now: float) -> None:
+        if self._there:
+            super().release(hold, now)
+
+    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+        if self._there:
+            return super().accounts(keys)
+        return {key: Account() for key in keys or ()}
