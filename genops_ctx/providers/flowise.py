@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import urlsplit
 
@@ -400,3 +401,18 @@ def _has_audio(uploads: Sequence[Mapping[str, Any]] | None) -> bool:
 def _server(base_url: str) -> tuple[str, int]:
     parts = urlsplit(base_url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+_ELSEWHERE = {
+    "BudgetEnforcedFlowiseAdapter": "budgets",
+    "BudgetManager": "budgets",
+    "FlowiseBudgetEnforcer": "budgets",
+    "MultiTenantFlowiseManager": "tenants",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The guides' further classes, loaded on first use."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
