@@ -117,7 +117,10 @@ def connect(
     }
     try:
         if address.kind == "server":
-            return flavour.Redis.from_url(address.url, **options)
+            client = flavour.Redis.from_url(address.url, **options)
+            # Made and dropped: it tells now of a parameter that there is not.
+            client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+            return client
         options |= address.options
         if address.kind == "sentinel":
             bounds = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}

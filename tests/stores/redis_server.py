@@ -46,11 +46,14 @@ def free_port() -> int:
 class RedisServer:
     """``with RedisServer(folder, "--appendonly", "yes") as server:``; it listens on 127.0.0.1 only."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, config: Path | None = None
+    ) -> None:
         self.program = needed()
         self.folder = folder
         self.port = port or free_port()
-        self.options = options
+        self.config = () if config is None else (str(config),)
+        self.options = options if config is not None else ("--save", "", *options)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,9 +64,9 @@ class RedisServer:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    self.program,
+                    *(self.program, *self.config),
                     *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-                    *("--save", "", *self.options),
+                    *self.options,
                 ],
                 stdout=log,
                 stderr=log,

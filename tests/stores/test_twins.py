@@ -127,7 +127,7 @@ def two(back_end: str, new_store: NewStore) -> NewStore:
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
-    ]
+    ],
 )
 @given(history=histories)
 def test_the_twins_answer_the_same_and_keep_the_same_accounts(

@@ -1,0 +1,374 @@
+"""What only a Redis store can get wrong: silence, restarts, lost data, other clocks, large amounts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genops_ctx.core.accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
+from genops_ctx.core.errors import ConfigurationError, StoreDataLost, StoreError
+from genops_ctx.core.ports import Held
+from tests.strategies import watch
+
+from .redis_server import RedisServer
+
+pytest.importorskip("redis", reason="redis-py is not here: pip install 'genops_ctx[redis]'")
+
+from genops_ctx.stores.redis import RedisStore
+
+MOST = 2**63 - 1
+BOUND = 0.05
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that keeps all it was told, also when it is killed."""
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[RedisStore]:
+    store = RedisStore(server.url, command_timeout=1.0)
+    yield store
+    store.close()
+
+
+def wish(name: str, amount: int = 5, limit: int = 100, life: float = 100.0, **more: object) -> Reserve:
+    return Reserve(name, amount, (watch("a", limit),), time.time() + life, **more)  # type: ignore[arg-type]
+
+
+def held(store: RedisStore, name: str, **more: object) -> Held:
+    answer = store.reserve(wish(name, **more), time.time())  # type: ignore[arg-type]
+    assert isinstance(answer, Held)
+    return answer
+
+
+def spent(store: RedisStore) -> Account:
+    return store.accounts(["a"])["a"]
+
+
+# -- its clock -------------------------------------------------------------------------------------
+
+
+def test_windows_are_judged_by_the_servers_clock(client: RedisStore) -> None:
+    now = time.time()
+    current = watch("a", 100)._replace(starts_at=now - 60, ends_at=now + 60)
+    hour_ahead, hour_behind = now + 3600, now - 3600
+    for here in (now, hour_ahead, hour_behind):
+        answer = client.reserve(Reserve(f"op{here}#1", 5, (current,), here + 30), here)
+        assert isinstance(answer, Held)
+    next_hour = watch("b", 100)._replace(starts_at=now + 3000, ends_at=now + 6600)
+    answer = client.reserve(Reserve("op#1", 5, (next_hour,), hour_ahead + 30), hour_ahead)
+    assert isinstance(answer, WrongWindow)
+    assert now <= answer.now <= time.time()
+
+
+def test_a_reservation_lives_as_long_as_its_caller_meant_whatever_its_clock_says(client: RedisStore) -> None:
+    wrong = time.time() + 3600
+    client.reserve(Reserve("short#1", 5, (watch("a", 100),), wrong + 0.2), wrong)
+    client.reserve(Reserve("long#1", 7, (watch("a", 100),), wrong + 0.2), wrong)
+    client.extend("long#1", wrong + 100, wrong)
+    assert client.reap(wrong) == ()
+    time.sleep(0.25)
+    assert [lost.name for lost in client.reap(0.0)] == ["short#1"]
+    assert spent(client) == Account(5, 7)
+
+
+# -- amounts ---------------------------------------------------------------------------------------
+
+
+def test_the_largest_amounts_are_exact_to_the_nano_dollar(client: RedisStore) -> None:
+    assert held(client, "op#1", amount=MOST - 1, limit=MOST).amount == MOST - 1
+    refused = client.reserve(wish("op#2", 2, MOST), 0.0)
+    assert isinstance(refused, Refusal)
+    assert (refused.account.reserved, refused.limit, refused.wanted) == (MOST - 1, MOST, 2)
+    assert held(client, "op#3", amount=1, limit=MOST).amount == 1
+    client.settle("op#1", 2**53 + 1, (), time.time(), True)
+    assert spent(client) == Account(2**53 + 1, 1)
+    client.settle("op#1", 2**53 - 10**9 - 1, (), time.time(), True)
+    assert spent(client) == Account(2**53 - 10**9 - 1, 1)
+    client.adjust("a", -(2**53))
+    assert spent(client) == Account(-(10**9) - 1, 1)
+
+
+# -- silence ---------------------------------------------------------------------------------------
+
+
+def test_a_hung_server_costs_a_call_the_bound_and_the_calls_after_it_nothing(server: RedisServer) -> None:
+    store = RedisStore(server.url, command_timeout=BOUND)
+    held(store, "op#1")
+    server.pause()
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match="did not answer within"):
+        held(store, "op#2")
+    assert BOUND * 0.9 <= time.monotonic() - begun < BOUND + 0.1
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match="a moment ago"):
+        store.release("op#2", time.time())
+    assert time.monotonic() - begun < 0.02
+    server.resume()
+    time.sleep(3 * BOUND)
+    # Nothing that was given up is done later.
+    assert spent(store) == Account(0, 5)
+    assert held(store, "op#2").fresh
+
+
+def test_a_server_that_comes_back_does_nothing_stale(server: RedisServer) -> None:
+    store = RedisStore(server.url, command_timeout=BOUND)
+    held(store, "op#1")
+    for number in range(5):
+        server.pause()
+        with pytest.raises(StoreError):
+            store.adjust("a", 1000)
+        if number % 2:
+            time.sleep(2 * BOUND)
+        server.resume()
+        time.sleep(3 * BOUND)
+        assert spent(store) == Account(0, 5)
+
+
+def test_it_finds_its_server_again_after_a_restart(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.kill()
+    with pytest.raises(StoreError):
+        held(client, "op#2")
+    server.start()
+    assert not held(client, "op#1").fresh
+    assert held(client, "op#2").fresh
+    assert spent(client) == Account(0, 10)
+
+
+def test_a_server_that_forgot_the_scripts_is_told_them_again(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.cli("SCRIPT", "FLUSH")
+    assert held(client, "op#2").fresh
+
+
+def test_no_server_is_a_store_error_that_keeps_the_password_to_itself(server: RedisServer) -> None:
+    store = RedisStore(f"redis://me:hunter2@127.0.0.1:{server.port}/0")
+    server.kill()
+    with pytest.raises(StoreError) as caught:
+        held(store, "op#1")
+    assert "hunter2" not in f"{caught.value!r} {caught.value} {store!r}"
+
+
+def _reserve_in_child(store: RedisStore, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    answers.put([held(store, f"child{number}#1", limit=10**6).fresh for number in range(50)])
+
+
+def test_a_store_works_on_both_sides_of_a_fork(client: RedisStore) -> None:
+    held(client, "op#1")
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    child = fork.Process(target=_reserve_in_child, args=(client, answers))
+    child.start()
+    assert all(held(client, f"parent{number}#1", limit=10**6).fresh for number in range(50))
+    assert answers.get(timeout=20) == [True] * 50
+    child.join(20)
+    assert spent(client) == Account(0, 5 + 100 * 5)
+
+
+# -- lost data -------------------------------------------------------------------------------------
+
+
+def test_a_flushed_server_is_not_one_that_has_spent_nothing(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.cli("FLUSHALL")
+    for use in (lambda: held(client, "op#2"), lambda: spent(client), lambda: client.control("team=a")):
+        with pytest.raises(StoreDataLost, match="it was emptied"):
+            use()
+    newcomer = RedisStore(server.url, command_timeout=1.0)
+    with pytest.raises(StoreDataLost):  # it was not there before, and learns it all the same
+        held(newcomer, "op#3")
+
+
+def test_a_newcomer_that_begins_anew_does_not_hide_a_flush(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.cli("FLUSHALL")
+    newcomer = RedisStore(server.url, command_timeout=1.0)
+    held(newcomer, "op#2")
+    assert newcomer.made_it
+    with pytest.raises(StoreDataLost, match="begun anew"):
+        held(client, "op#3")
+    with pytest.raises(StoreDataLost):
+        held(newcomer, "op#4")
+
+
+def test_a_client_that_knows_the_generation_begins_nothing_anew(
+    server: RedisServer, client: RedisStore
+) -> None:
+    held(client, "op#1")
+    known = client.generation
+    assert known
+    server.cli("FLUSHALL")
+    later = RedisStore(server.url, command_timeout=1.0, generation=known)
+    with pytest.raises(StoreDataLost):
+        held(later, "op#2")
+
+
+@pytest.mark.parametrize("part", ["accounts", "holds", "controls", "due", "sweep", "losses", "marks", "meta"])
+def test_one_evicted_key_is_noticed(server: RedisServer, client: RedisStore, part: str) -> None:
+    held(client, "op#1")
+    server.cli("DEL", f"{{genops}}:{part}")
+    with pytest.raises(StoreDataLost):
+        held(client, "op#2")
+
+
+def test_a_restart_without_persistence_is_noticed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        store = RedisStore(server.url, command_timeout=1.0)
+        held(store, "op#1")
+        server.kill()
+        server.start()
+        with pytest.raises(StoreDataLost):
+            held(store, "op#2")
+
+
+def test_an_old_snapshot_is_noticed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--dbfilename", "old.rdb") as server:
+        store = RedisStore(server.url, command_timeout=1.0)
+        held(store, "op#1")
+        server.cli("SAVE")
+        store.settle("op#1", 5, (), time.time(), True)
+        server.kill()
+        server.start()
+        with pytest.raises(StoreDataLost, match="earlier state"):
+            spent(store)
+
+
+def test_restored_accounts_are_used_by_everybody(server: RedisServer, client: RedisStore) -> None:
+    other = RedisStore(server.url, command_timeout=1.0)
+    held(client, "op#1")
+    held(other, "op#2")
+    server.cli("FLUSHALL")
+    with pytest.raises(StoreDataLost):
+        spent(client)
+    assert client.claim_restore()
+    assert not other.claim_restore()
+    holds = {
+        "op#2": Hold(HoldState.HELD, 5, 0, ("a",), time.time() + 60),
+        "op#0": Hold(HoldState.SETTLED, 9, 8, ("a",), time.time() + 60),
+    }
+    assert client.restore({"a": Account(30, 999)}, holds, {"team=a": Control(frozen=True)})
+    assert spent(client) == Account(30, 5)
+    assert spent(other) == Account(30, 5)
+    assert client.generation == other.generation
+    assert not other.restore({"a": Account(0, 0)}), "it was done already"
+    assert not held(other, "op#2").fresh
+    assert held(other, "op#0").state is HoldState.SETTLED
+    assert other.control("team=a").frozen
+    other.settle("op#2", 7, (), time.time(), True)
+    other.settle("op#0", 10, (), time.time(), True)
+    assert spent(client) == Account(30 + 7 + 2, 0)
+
+
+def test_what_was_reserved_after_the_loss_stays_reserved(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.cli("FLUSHALL")
+    newcomer = RedisStore(server.url, command_timeout=1.0)
+    held(newcomer, "new#1", amount=7)
+    with pytest.raises(StoreDataLost):
+        spent(client)
+    assert client.restore({"a": Account(30, 0)})
+    assert spent(newcomer) == Account(30, 7)
+    newcomer.settle("new#1", 6, (), time.time(), True)
+    assert spent(client) == Account(36, 0)
+
+
+# -- set up ----------------------------------------------------------------------------------------
+
+
+def test_health_says_how_it_is_set_up(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    health = client.check_health()
+    assert (health.persistence, health.eviction, health.problems) == ("aof always", "noeviction", ())
+    assert health.generation == client.generation
+    assert len(health.run_id) == 40
+    server.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    (problem,) = client.check_health().problems
+    assert "noeviction" in problem
+    server.cli("FLUSHALL")
+    with pytest.raises(StoreDataLost):
+        spent(client)
+    assert client.check_health().lost
+
+
+def test_two_namespaces_on_one_server_have_nothing_in_common(server: RedisServer, client: RedisStore) -> None:
+    other = RedisStore(server.url, namespace="staging", command_timeout=1.0)
+    held(client, "op#1")
+    assert other.accounts() == {}
+    assert held(other, "op#1").fresh
+
+
+def test_a_password_and_a_database_number(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", "p@ss/word") as server:
+        store = RedisStore(f"redis://:p%40ss%2Fword@127.0.0.1:{server.port}/3", command_timeout=1.0)
+        assert held(store, "op#1").fresh
+        wrong = RedisStore(f"redis://:wrong@127.0.0.1:{server.port}/3", command_timeout=1.0)
+        with pytest.raises(StoreError) as caught:
+            held(wrong, "op#2")
+        assert "wrong@" not in str(caught.value)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with RedisServer(tmp_path, "--unixsocket", str(path)):
+        assert held(RedisStore(f"unix://{path}", command_timeout=1.0), "op#1").fresh
+
+
+def test_a_cluster_keeps_all_of_a_namespace_on_one_node(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+        server.cli("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        deadline = time.monotonic() + 10
+        while "cluster_state:ok" not in server.cli("CLUSTER", "INFO") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        store = RedisStore(f"redis+cluster://127.0.0.1:{server.port}", command_timeout=1.0)
+        assert held(store, "op#1").fresh
+        store.settle("op#1", 3, (), time.time(), True)
+        assert spent(store) == Account(3, 0)
+        assert store.check_health().role == "master"
+        store.close()
+
+
+def test_sentinel_says_where_the_master_is(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        folder = tmp_path / "sentinel"
+        folder.mkdir()
+        settings = folder / "sentinel.conf"
+        settings.write_text(f"sentinel monitor budgets 127.0.0.1 {server.port} 1\n")
+        with RedisServer(folder, "--sentinel", config=settings) as sentinel:
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/budgets/0"
+            store = RedisStore(url, command_timeout=1.0)
+            assert held(store, "op#1").fresh
+            assert "127.0.0.1" in repr(store)
+            store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://host:26379",  # no service
+        "redis+sentinel://host:26379/service/0/more",
+        "redis+cluster://host:6379/1",  # a cluster has one database
+        "unix+sentinel://path",
+        "redis+other://host",
+        "http://host",
+        "redis://",
+    ],
+)
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        RedisStore(url)
+
+
+@pytest.mark.parametrize(
+    "more", [{"namespace": "a{b}"}, {"namespace": ""}, {"clock": "mine"}, {"command_timeout": 0}]
+)
+def test_bad_settings_are_refused_at_once(more: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        RedisStore("redis://localhost", **more)  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""What only a SQLite store can get wrong: other processes, forks, kills, files that cannot be used."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from genops_ctx.core.accounts import Account, Refusal, Reserve
+from genops_ctx.core.errors import ConfigurationError, StoreError
+from genops_ctx.core.ports import Held
+from genops_ctx.stores.sqlite import SQLiteStore
+from tests.strategies import watch
+
+MOST = 2**63 - 1
+fork = multiprocessing.get_context("fork")
+spawn = multiprocessing.get_context("spawn")
+
+
+def wish(name: str, amount: int = 5, limit: int = 100) -> Reserve:
+    return Reserve(name, amount, (watch("a", limit),), 100.0)
+
+
+def held(store: SQLiteStore, name: str, amount: int = 5, limit: int = 10**9) -> bool:
+    return isinstance(store.reserve(wish(name, amount, limit), 0.0), Held)
+
+
+def spent(store: SQLiteStore) -> Account:
+    return store.accounts(["a"])["a"]
+
+
+def test_what_was_booked_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    first = SQLiteStore(path)
+    held(first, "op#1")
+    first.settle("op#1", 3, (), 1.0, True)
+    first.close()
+    assert spent(SQLiteStore(path)) == Account(3, 0)
+    assert held(first, "op#2"), "a closed store opens again where it is used"
+    assert spent(SQLiteStore(path)) == Account(3, 5)
+
+
+def _reserve_many(path: str, who: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    store = SQLiteStore(path, timeout=30)
+    answers.put(sum(held(store, f"{who}-{number}#1", 1, limit=100) for number in range(40)))
+
+
+def test_of_eight_processes_each_reservation_fits(tmp_path: Path) -> None:
+    path = str(tmp_path / "store.db")
+    answers = spawn.Queue()
+    workers = [spawn.Process(target=_reserve_many, args=(path, who, answers)) for who in range(8)]
+    for worker in workers:
+        worker.start()
+    admitted = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(10)
+    assert sum(admitted) == 100
+    assert spent(SQLiteStore(path)) == Account(0, 100)
+
+
+def _settle_in_child(store: SQLiteStore) -> None:
+    for number in range(50):
+        held(store, f"child{number}#1")
+        store.settle(f"child{number}#1", 7, (), 1.0, True)
+    os._exit(0)
+
+
+def test_both_sides_of_a_fork_book(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "store.db", timeout=30)
+    held(store, "before#1")
+    child = fork.Process(target=_settle_in_child, args=(store,))
+    child.start()
+    for number in range(50):
+        held(store, f"parent{number}#1")
+    child.join(30)
+    assert child.exitcode == 0
+    assert spent(store) == Account(50 * 7, 51 * 5)
+    with sqlite3.connect(store.path) as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    file.close()
+
+
+def _reserve_until_killed(path: str, started: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    store = SQLiteStore(path, timeout=30)
+    number = 0
+    while True:
+        number += 1
+        held(store, f"op{number}#1")
+        if number % 2:
+            store.settle(f"op{number}#1", 2, (), 1.0, True)
+        started.put(number)
+
+
+def test_what_a_killed_process_was_told_is_booked(tmp_path: Path) -> None:
+    path = str(tmp_path / "store.db")
+    told = spawn.Queue()
+    worker = spawn.Process(target=_reserve_until_killed, args=(path, told))
+    worker.start()
+    while told.get(timeout=30) < 50:
+        pass
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(10)
+    store = SQLiteStore(path)
+    account = spent(store)
+    assert account.spent >= 25 * 2
+    assert account.spent % 2 == 0
+    assert account.reserved >= 25 * 5
+    store.reap(1000.0)
+    after = spent(store)
+    assert after == Account(account.spent + account.reserved, 0), "all that was held is lost, and no more"
+
+
+def test_a_file_that_stays_locked_is_a_store_error_within_the_bound(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "store.db", timeout=0.4)
+    held(store, "op#1")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match="busy"):
+        held(store, "op#2")
+    assert time.monotonic() - begun < 1.0
+    other.execute("ROLLBACK")
+    other.close()
+    assert held(store, "op#2")
+    assert spent(store) == Account(0, 10)
+
+
+def test_an_account_past_64_bits_is_an_error_and_not_a_float(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "store.db")
+    store.adjust("a", MOST)
+    with pytest.raises(StoreError, match=r"9\.2 billion"):
+        store.adjust("a", 1)
+    assert spent(store) == Account(MOST, 0)
+    held(store, "op#1", limit=MOST)
+    assert isinstance(store.reserve(wish("op#2", 1, MOST), 0.0), Refusal)
+
+
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no folder"):
+        SQLiteStore(tmp_path / "nowhere" / "store.db")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        SQLiteStore(tmp_path)
+    with pytest.raises(ConfigurationError, match="synchronous"):
+        SQLiteStore(tmp_path / "store.db", synchronous="SOMETIMES")
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, whatever its name says. " * 50)
+    with pytest.raises((ConfigurationError, StoreError), match=r"notes\.txt"):
+        held(SQLiteStore(path), "op#1")
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SQLiteStore(path)
+    held(store, "op#1")
+    store.close()
+    with sqlite3.connect(path) as file:
+        file.execute(NEWER)
+    file.close()
+    with pytest.raises((ConfigurationError, StoreError), match="newer"):
+        held(SQLiteStore(path), "op#2")
+
+
+NEWER = "UPDATE store_version SET version = version + 1"
+
+
+def test_with_full_synchronous_it_works_the_same(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "store.db", synchronous="FULL")
+    assert held(store, "op#1")
+    assert spent(store) == Account(0, 5)
