@@ -1,0 +1,237 @@
+"""kill -9 at every step of admit and finish, then start again: no charge lost or doubled, accounts right.
+
+A worker process runs two calls on a SQLite store and ledger, and is killed before its n-th SQL
+statement, for every n there is: while it makes the files, reserves, books, settles and gives back,
+and inside and between transactions. The production code knows nothing of it: the worker counts what
+its connections are about to execute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genops_ctx.books import Books
+from genops_ctx.core.accounts import Account, Watch
+from genops_ctx.core.admission import Expectation
+from genops_ctx.core.booking import Report
+from genops_ctx.core.call import Admitted, Call, Refused, admit, drive, finish
+from genops_ctx.core.effects import Book, Effect, Hold, LookUp, Release
+from genops_ctx.core.errors import AlreadyCompleted, OperationInProgress
+from genops_ctx.core.outcomes import Outcome
+from genops_ctx.core.ports import Quote
+from genops_ctx.core.records import CostSource, Exactness, Line, LineKind, Usage
+from genops_ctx.ledger.sqlite import SQLiteLedger
+from genops_ctx.stores.sqlite import SQLiteStore
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+]
+
+NOW = 1_795_000_000.0
+DEADLINE = 10.0
+EXPIRED = NOW + DEADLINE + 31.0
+RESERVED, COST = 10_000, 7_000
+ACCOUNTS = ("minute", "day", "month", "total")
+
+
+class NoPrices:
+    def quote(self, usage: Usage, at: float) -> Quote:
+        raise AssertionError("costs are given")
+
+    def provider_of(self, name: str) -> str:
+        return name
+
+
+@dataclass
+class Installation:
+    """Where store and ledger are: in one file, or in two."""
+
+    folder: Path
+    one_file: bool
+
+    def open(self) -> Books:
+        store = self.folder / "store.sqlite3"
+        ledger = store if self.one_file else self.folder / "ledger.sqlite3"
+        return Books(SQLiteStore(store), SQLiteLedger(ledger))
+
+    @property
+    def sent(self) -> Path:
+        """Stands for the provider's own bill: it is there once the request was sent."""
+        return self.folder / "sent"
+
+
+def run(books: Books, story: Any) -> Any:
+    def perform(effect: Effect) -> object:
+        match effect:
+            case Hold(wish, now):
+                return books.reserve(wish, now)
+            case Release(hold, now):
+                return books.release(hold, now)
+            case Book(charge, settles):
+                return books.book(charge, settles)
+            case LookUp(operation):
+                return books.charges_of(operation)
+        raise AssertionError(effect)
+
+    return drive(story, perform)
+
+
+def call(operation: str, at: float) -> Call:
+    watches = tuple(Watch(key, 1_000_000, key, key) for key in ACCOUNTS)
+    return Call(
+        name="support",
+        operation=operation,
+        attribution={"team": "a"},
+        expectation=Expectation(RESERVED, "max_cost", at_most=False),
+        watches=watches,
+        started_at=at,
+        deadline=DEADLINE,
+        keyed=True,
+    )
+
+
+def work(installation: Installation) -> None:
+    """One call that is sent and paid for, then one whose connection is refused."""
+    books = installation.open()
+    books.catch_up(NOW)
+    paid = run(books, admit(call("paid", NOW), None))
+    assert isinstance(paid, Admitted)
+    installation.sent.touch()
+    cost = Line(LineKind.COST, COST, CostSource.REPORTED, Exactness.EXACT)
+    run(books, finish(paid, Report(Outcome.COMPLETED, NOW + 1, costs=(cost,)), NoPrices(), None))
+    unsent = run(books, admit(call("unsent", NOW + 1), None))
+    assert isinstance(unsent, Admitted)
+    run(books, finish(unsent, Report(Outcome.NOT_SENT, NOW + 2), NoPrices(), None))
+
+
+def statements_of(installation: Installation, killed_before: int) -> int:
+    """Have a child do the work, killed before that statement; how many it executed if it lived."""
+    count = installation.folder / "count"
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            return killed_before - 1
+        assert os.WEXITSTATUS(status) == 0, "the worker failed"
+        return int(count.read_text())
+    status = 1
+    try:
+        executed = 0
+        connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+        def counted(statement: str) -> None:
+            nonlocal executed
+            executed += 1
+            if executed == killed_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def traced(*args: Any, **named: Any) -> sqlite3.Connection:
+            connection = connect(*args, **named)
+            connection.set_trace_callback(counted)
+            return connection
+
+        sqlite3.connect = traced
+        work(installation)
+        count.write_text(str(executed))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def check(installation: Installation, where: str) -> None:
+    """Start again, and compare what was sent, what the ledger says and what the accounts say."""
+    books = installation.open()
+    books.catch_up(NOW + 3)
+    agree(books, where)
+    finished = bool(books.charges_of("paid"))
+    again = run(books, admit(call("paid", NOW + 4), None))
+    if finished:
+        assert isinstance(again, Refused), where
+        assert isinstance(again.error, AlreadyCompleted), where
+        assert [one.nanos for one in again.error.charges] == [COST], where
+    elif isinstance(again, Refused):
+        assert isinstance(again.error, OperationInProgress), where
+    else:
+        assert not installation.sent.exists(), f"{where}: it was sent, and may be sent again"
+        run(books, finish(again, Report(Outcome.NOT_SENT, NOW + 5), NoPrices(), None))
+    for later in (EXPIRED, EXPIRED + 1):
+        books.catch_up(later)
+    agree(books, where)
+    for key in ACCOUNTS:
+        assert books.store.accounts([key])[key].reserved == 0, f"{where}: money is reserved for ever"
+    paid = books.charges_of("paid")
+    if installation.sent.exists():
+        assert len(paid) == 1, f"{where}: {len(paid)} charges of a call that was sent once"
+        assert paid[0].nanos == COST if finished else paid[0].nanos == RESERVED, where
+        assert (paid[0].outcome == Outcome.EXPIRED) is not finished, where
+    assert len(paid) <= 1, where
+    unsent = books.charges_of("unsent")
+    assert [one.outcome for one in unsent] in ([], [Outcome.EXPIRED]), where
+    books.close()
+
+
+def agree(books: Books, where: str) -> None:
+    charges = list(books.ledger.charges())
+    spent = sum(one.nanos for one in charges)
+    for one in charges:
+        assert one.accounts == ACCOUNTS, where
+    for key, account in books.store.accounts(ACCOUNTS).items():
+        assert account.spent == spent, f"{where}: {key} has {account}, the ledger {spent}"
+        assert account in (Account(spent, 0), Account(spent, RESERVED)), where
+    assert list(books.ledger.unsettled()) == [], where
+    assert isinstance(books.ledger, SQLiteLedger)
+    assert books.ledger.totals()[0].nanos == spent, where
+
+
+@pytest.mark.parametrize("one_file", [True, False], ids=["one file", "two files"])
+def test_killed_at_every_statement(tmp_path: Path, one_file: bool) -> None:
+    whole = Installation(tmp_path, one_file)
+    number = statements_of(whole, killed_before=0)
+    assert number > 40
+    check(whole, "not killed")
+    for point in range(1, number + 1):
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        killed = Installation(folder, one_file)
+        assert statements_of(killed, killed_before=point) == point - 1
+        check(killed, f"killed before statement {point} of {number}")
+
+
+@pytest.mark.parametrize("one_file", [True, False], ids=["one file", "two files"])
+def test_killed_again_while_starting_again(tmp_path: Path, one_file: bool) -> None:
+    """The second start meets what the first had half made good."""
+
+    def start_again(installation: Installation) -> None:
+        books = installation.open()
+        books.catch_up(NOW + 3)
+        books.catch_up(EXPIRED)
+
+    number = statements_of(Installation(tmp_path, one_file), killed_before=0)
+    for first in range(number // 2, number, 11):
+        second = 0
+        while True:
+            second += 5
+            folder = tmp_path / f"{first}-{second}"
+            folder.mkdir()
+            installation = Installation(folder, one_file)
+            statements_of(installation, killed_before=first)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(globals(), "work", start_again)
+                survived = statements_of(installation, killed_before=second)
+            books = installation.open()
+            books.catch_up(EXPIRED + 1)
+            agree(books, f"killed before statement {first}, then {second}")
+            assert len(books.charges_of("paid")) == 1
+            books.close()
+            if survived != second - 1:  # it lived
+                break
