@@ -167,7 +167,7 @@ class SQLiteStore:
             return
         _add(connection, change)
         connection.execute(
-            "INSERT INTO store_losses SELECT id, amount, accounts, expires_at, memo FROM store_holds "
+            "INSERT OR REPLACE INTO store_losses SELECT id, amount, accounts, expires_at, memo FROM store_holds "
             "WHERE id = ?",
             (name,),
         )

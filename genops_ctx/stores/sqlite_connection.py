@@ -96,7 +96,8 @@ class Transactions:
             connection.close()
 
     def _as_ours(self, error: BaseException) -> BaseException:
-        if isinstance(error, sqlite3.IntegrityError | OverflowError):
+        checked = isinstance(error, sqlite3.IntegrityError) and "CHECK" in str(error)
+        if checked or isinstance(error, OverflowError):
             return StoreError(
                 f"{self.path}: an account passed 9.2 billion dollars, the most that it can hold"
             )

@@ -173,6 +173,16 @@ def test_losses_come_again_until_the_ledger_has_them(store: AccountStore) -> Non
     assert store.reap(12.0) == ()
 
 
+def test_a_loss_that_nobody_wrote_down_may_happen_again_under_the_same_name(store: AccountStore) -> None:
+    store.reserve(wish("op#1", 5, until=10.0), 0.0)
+    assert len(store.reap(10.0)) == 1  # never acknowledged
+    later = 10.0 + 2 * DAY
+    store.reserve(wish("op#1", 7, until=later + 10), later)
+    (lost,) = store.reap(later + 10)
+    assert lost.hold.amount == 7
+    assert account(store, "a") == Account(5 + 7, 0)
+
+
 def test_a_loss_that_was_taken_back_is_none(store: AccountStore) -> None:
     store.reserve(wish("op#1", 5, until=10.0), 0.0)
     assert len(store.reap(10.0)) == 1  # and the ledger was not there to write it down
