@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import Held, Lost
 from genops_ctx.core.records import Charge, CostSource
 from genops_ctx.ledger.memory import MemoryLedger
+from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.sqlite import SQLiteStore
 from tests.strategies import charge, line, watch
 
 MEMO = '["support","f1",{"team":"a"},["c1"],0.0]'
@@ -342,6 +345,73 @@ def test_a_loss_that_was_just_finished_is_not_booked_over_it(setup: Setup) -> No
     setup.books.catch_up(101.0)
     assert setup.booked() == [cost("op", 7)]
     assert setup.account() == Account(7, 0)
+
+
+# -- one file ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Iterator[Books]:
+    store = SQLiteStore(tmp_path / "genops.sqlite3")
+    books = Books(store, SQLiteLedger(tmp_path / "genops.sqlite3"))
+    watches = (watch("a", 100), watch("b", 100))
+    books.reserve(Reserve("op#1", 10, watches, 100.0, keyed=True, memo=MEMO), 0.0)
+    yield books
+    books.close()
+
+
+def test_in_one_file_ledger_and_accounts_are_booked_by_one_transaction(one_file: Books) -> None:
+    store = one_file.store
+    assert isinstance(store, SQLiteStore)
+    committed = []
+    with store.transactions as connection:
+        connection.set_trace_callback(committed.append)
+    one_file.book(cost("op", 7, "a", "b"), settles=True)
+    assert [one for one in committed if one.startswith(("BEGIN", "COMMIT"))].count("BEGIN IMMEDIATE") == 1
+    assert one_file.charges_of("op") == (cost("op", 7, "a", "b"),)
+    assert store.accounts() == {"a": Account(7, 0), "b": Account(7, 0)}
+    assert list(one_file.ledger.unsettled()) == []
+
+
+def test_in_one_file_a_settle_that_fails_takes_the_charge_back_with_it(
+    one_file: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = one_file.store
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle_in", broken)
+        patch.setattr(store, "settle", broken)
+        books = Books(store, one_file.ledger)
+        books.book(cost("op", 7, "a", "b"), settles=True)
+        assert books.charges_of("op") == ()
+        assert store.accounts() == {"a": Account(0, 10), "b": Account(0, 10)}
+    books.catch_up(1.0)
+    assert books.charges_of("op") == (cost("op", 7, "a", "b"),)
+    assert store.accounts() == {"a": Account(7, 0), "b": Account(7, 0)}
+    # A number that a series had in the transaction that was rolled back is nobody else's.
+    one_file.book(replace(cost("other"), attribution={"team": "b"}), settles=True)
+    ledger = one_file.ledger
+    assert isinstance(ledger, SQLiteLedger)
+    assert [(one.key, one.nanos) for one in ledger.totals(by=("team",))] == [(("<none>",), 7), (("b",), 7)]
+
+
+def broken(*args: object) -> None:
+    raise StoreError("the disk is full")
+
+
+def test_in_one_file_a_loss_is_corrected_too(one_file: Books) -> None:
+    one_file.catch_up(100.0)
+    one_file.book(cost("op", 7, "a", "b"), settles=True)
+    one_file.book(cost("op", 7, "a", "b"), settles=True)
+    assert [one.nanos for one in one_file.charges_of("op")] == [10, -3]
+    assert one_file.store.accounts() == {"a": Account(7, 0), "b": Account(7, 0)}
+
+
+def test_two_files_are_booked_one_after_the_other(tmp_path: Path) -> None:
+    ledger = SQLiteLedger(tmp_path / "ledger.sqlite3")
+    assert ledger.together_with(SQLiteStore(tmp_path / "store.sqlite3")) is None
+    assert ledger.together_with(MemoryStore()) is None
+    (tmp_path / "link.sqlite3").symlink_to(tmp_path / "ledger.sqlite3")
+    assert ledger.together_with(SQLiteStore(tmp_path / "link.sqlite3")) is not None
 
 
 # -- anything, in any order ----------------------------------------------------------------------

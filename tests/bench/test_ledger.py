@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from genops_ctx.books import Books
+from genops_ctx.core.accounts import Reserve, Watch
 from genops_ctx.core.records import Charge, CostSource, Exactness, Line, LineKind, Usage
 from genops_ctx.ledger.sqlite import SQLiteLedger
+from genops_ctx.stores.sqlite import SQLiteStore
 
 USAGE = Usage("openai", "gpt-4o-mini", input_tokens=1_000, output_tokens=500)
 START = 1_795_000_000.0
@@ -78,10 +81,26 @@ def build(folder: Path) -> Callable[[], object]:
     return lambda: booked(next(numbers), os.urandom(12).hex())
 
 
+def attempt(folder: Path) -> Callable[[], object]:
+    """An attempt on four accounts: reserved, then charge and accounts in one transaction, one file."""
+    path = folder / "one.sqlite3"
+    books = Books(SQLiteStore(path), SQLiteLedger(path))
+    numbers = itertools.count()
+    watches = tuple(Watch(key, 10**15, key, key) for key in booked(0, "").accounts)
+
+    def reserve_and_book() -> None:
+        charge = booked(next(numbers), os.urandom(12).hex())
+        books.reserve(Reserve(charge.id, 1_000_000, watches, START + 150, memo="[]"), START)
+        books.book(charge, settles=True)
+
+    return reserve_and_book
+
+
 CONTENDERS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "floor: one bare INSERT in a transaction": floor,
     "of it making the charge": build,
     "SQLiteLedger.append, one line": append,
+    "reserve and book, 4 accounts, one file": attempt,
 }
 
 
