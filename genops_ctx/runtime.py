@@ -28,9 +28,9 @@ from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
 from .decisions import Decisions, Models
-from .ledger.memory import MemoryLedger
+from .ledger import open_ledger
 from .settings import Settings, load_settings
-from .stores.memory import MemoryStore
+from .stores import open_store
 from .telemetry.alerts import Alerts, sinks_of
 from .telemetry.spans import Spans
 
@@ -71,7 +71,10 @@ class Runtime:
         on_alert: object = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.books = Books(store if store is not None else MemoryStore(), ledger or MemoryLedger())
+        self.books = Books(
+            store if store is not None else open_store(self.settings.store),
+            ledger if ledger is not None else open_ledger(self.settings.ledger),
+        )
         self.clock = clock
         self.decisions = Decisions(self.settings, self.books.ledger)
         sinks = sinks_of(on_alert, self.settings.alert_webhook) if self.settings.mode != "off" else ()
@@ -373,9 +376,11 @@ def configure(
         budgets: budgets with a window that every call must keep, ``[Budget("100/month", by="team")]``.
         policies: what may be called, by whom and when, ``[Policy("cheap", allow_models=("gpt-4o-mini",))]``.
         mode: ``enforce``, ``observe`` or ``off``.
-        store: where shared accounts live; ``memory://`` in this version.
-        ledger: where charges are kept; ``memory://`` in this version, or any object with
-            ``append(charge)`` and ``charges(operation)``.
+        store: where budgets with a window live: ``memory://`` (this process), ``sqlite:////path``
+            (this machine), ``redis://host:6379/0`` (any number of machines); the user's own file
+            unless given.
+        ledger: where charges are kept: ``memory://``, ``sqlite:////path``, or any object with the
+            methods of :class:`genops_ctx.core.ports.Ledger`; the user's own file unless given.
         prices: path of a file of your own prices, or any object with ``quote`` and ``provider_of``.
         tracer_provider: an OpenTelemetry tracer provider; the global one unless given.
         on_alert: functions of an :class:`~genops_ctx.core.alerts.Alert`, and addresses of webhooks, told

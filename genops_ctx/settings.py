@@ -18,6 +18,10 @@ __all__ = ["CONFIG_NAME", "MODES", "Settings", "environment_attribution", "load_
 CONFIG_NAME = "genops.toml"
 """Read from the working directory unless ``GENOPS_CONFIG`` names another file."""
 
+DEFAULT = "default://"
+LEDGERS = ("memory", "sqlite", "default")
+STORES = (*LEDGERS, "redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel")
+
 MODES = ("enforce", "observe", "off")
 DEFAULT_BASE_URL = "http://localhost:3000"
 
@@ -36,7 +40,10 @@ class Settings:
     metering: str = "auto"
     mode: str = "enforce"
     store: str = "memory://"
+    """URL of the shared accounts; where settings are loaded and say nothing, ``default://``: the user's
+    own file"""
     ledger: str = "memory://"
+    """URL of the charges; likewise"""
     attribution: Attribution = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     policies: tuple[Policy, ...] = ()
@@ -50,11 +57,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
-        for name in ("store", "ledger"):
-            if getattr(self, name) != "memory://":
-                scheme = getattr(self, name).partition("://")[0][:20]
+        for name, schemes in (("store", STORES), ("ledger", LEDGERS)):
+            scheme, separator, _ = getattr(self, name).partition("://")
+            if not separator or scheme.lower() not in schemes:
+                shown = scheme[:20] if separator else "no URL"
                 raise ConfigurationError(
-                    f"{name} {scheme!r} is not available in this version; it has memory://"
+                    f"{name} cannot be {shown!r}: it is a URL of {', '.join(schemes)}, such as memory://"
                 )
 
 
@@ -99,7 +107,7 @@ def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
     if not path.is_file():
         if named:
             raise ConfigurationError(f"GENOPS_CONFIG names {named!r}, and there is no such file")
-        return Settings()
+        return Settings(store=DEFAULT, ledger=DEFAULT)
     import tomllib
 
     try:
@@ -117,6 +125,7 @@ def _from_document(document: Mapping[str, Any], source: str) -> Settings:
     top = {"mode", "store", "ledger", "prices"}
     _known(document, {*top, "flowise", "attribution", "budget", "policy", "alerts"}, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
+    given |= {"store": DEFAULT, "ledger": DEFAULT}
     given |= {name: _text(document, name) for name in top if name in document}
     alerts = _table(document, "alerts", {"webhook"})
     given |= {f"alert_{name}": _text(alerts, name) for name in alerts}

@@ -26,9 +26,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def strange_settings_removed():
-    """The variables that the package reads: a developer's own must not change what a test sees."""
+def strange_settings_removed(tmp_path_factory):
+    """The variables and files that the package reads: a developer's own must not change what a test sees."""
     with pytest.MonkeyPatch.context() as patch:
+        for folder in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+            patch.setenv(folder, str(tmp_path_factory.mktemp(folder.lower())))
         for name in tuple(os.environ):
             if name.startswith(("FLOWISE_", "GENOPS_")) and name not in KEPT:
                 patch.delenv(name)

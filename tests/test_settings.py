@@ -11,6 +11,9 @@ from genops_ctx import Budget
 from genops_ctx.core.errors import ConfigurationError
 from genops_ctx.settings import Settings, environment_attribution, load_settings
 
+# where nobody says where: beside the user's own ledger
+OWN_FILE = {"store": "default://", "ledger": "default://"}
+
 WHOLE = """
 mode = "observe"
 prices = "prices.toml"
@@ -50,12 +53,13 @@ def write(tmp_path):
 
 
 def test_nothing_set(tmp_path):
-    assert load_settings({}, tmp_path) == Settings()
+    assert load_settings({}, tmp_path) == Settings(**OWN_FILE)
 
 
 def test_a_whole_file(write, tmp_path):
     path = write(WHOLE)
     assert load_settings({}, tmp_path) == Settings(
+        **OWN_FILE,
         base_url="http://file:3000",
         api_key="file-key",
         pricing_tier="cloud_pro",
@@ -126,7 +130,7 @@ def test_a_named_file_that_is_missing(tmp_path):
 
 def test_a_folder_of_that_name_is_no_file(tmp_path):
     (tmp_path / "genops.toml").mkdir()
-    assert load_settings({}, tmp_path) == Settings()
+    assert load_settings({}, tmp_path) == Settings(**OWN_FILE)
 
 
 def test_money_in_a_file_is_exact(write, tmp_path):
@@ -201,4 +205,4 @@ def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
     gone.mkdir()
     monkeypatch.chdir(gone)
     Path(gone).rmdir()
-    assert load_settings({}) == Settings()
+    assert load_settings({}) == Settings(**OWN_FILE)

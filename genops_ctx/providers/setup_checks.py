@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from ..core.context import current_context
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, StoreError
 from ..pricing.plans import pricing_tier
 from ..runtime import Runtime, get_runtime
 from ..settings import environment_attribution
@@ -76,28 +75,48 @@ def process_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
             check()
         except (ConfigurationError, OSError) as problem:
             yield ValidationIssue(component, "error", str(problem), "correct it in the settings")
-    if settings.prices and not Path(settings.prices).is_file():
-        yield ValidationIssue(
-            "prices",
-            "error",
-            f"the settings name {settings.prices!r} for prices of your own, and there is no such file",
-            "correct prices in the settings; a relative path is meant from the working directory",
-        )
     yield from _attribution_issues(runtime)
-    if settings.budgets and settings.store.startswith("memory:"):
-        yield ValidationIssue(
-            "budgets",
-            "warning",
-            "the budgets that are set are kept in this process's memory: each process has its own, and a "
-            "restart begins at zero",
-            "run one process, or give each its share of the limit",
-        )
+    yield from _store_issues(runtime)
     if settings.budgets and settings.mode != "enforce":
         yield ValidationIssue(
             "budgets",
             "warning",
             f"mode is {settings.mode!r}: budgets refuse nothing",
             "set mode to enforce (GENOPS_MODE, or mode in the settings file)",
+        )
+
+
+def _store_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
+    settings = runtime.settings
+    if settings.store.startswith("memory:") and settings.budgets:
+        yield ValidationIssue(
+            "budgets",
+            "warning",
+            "the budgets that are set are kept in this process's memory: each process has its own, and a "
+            "restart begins at zero",
+            "set GENOPS_STORE to sqlite:////path for one machine, or redis://… for several",
+        )
+    elif settings.store.startswith(("sqlite:", "default:")) and settings.budgets:
+        yield ValidationIssue(
+            "budgets",
+            "info",
+            "the budgets that are set hold for this machine only",
+            "set GENOPS_STORE=redis://… where several machines share them",
+        )
+    store = runtime.books.store
+    health = getattr(store, "check_health", None)
+    try:
+        if health is None:
+            store.accounts([])
+        else:
+            found = health()
+            loses = bool(found.lost) or found.eviction.startswith("allkeys-")
+            for problem in found.problems:
+                severity: Severity = "error" if loses else "warning"
+                yield ValidationIssue("store", severity, problem, "correct the configuration of Redis")
+    except (StoreError, ConfigurationError) as error:
+        yield ValidationIssue(
+            "store", "error", f"the budget store cannot be used: {error}", "check GENOPS_STORE and its server"
         )
 
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def genops_runtime() -> Iterator[Runtime]:
+def genops_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
     """A fresh runtime in memory: no charge, account or budget of another test, no file, no setting.
 
-    Environment variables and TOML files are not read for it (``configure()`` in a test reads them as
-    ever), and nothing is written. The runtime before it comes back afterwards. For every test of a
-    project, in its conftest.py::
+    Environment variables and TOML files are not read for it. ``configure()`` in a test reads them as
+    ever, but keeps to memory too unless it is told another store or ledger: nothing is written. The
+    runtime before it comes back afterwards. For every test of a project, in its conftest.py::
 
         @pytest.fixture(autouse=True)
         def governed_in_memory(genops_runtime): ...
@@ -35,6 +35,8 @@ def genops_runtime() -> Iterator[Runtime]:
     from ..runtime import Runtime, reset_runtime
     from ..settings import Settings
 
+    for variable in ("GENOPS_STORE", "GENOPS_LEDGER"):
+        monkeypatch.setenv(variable, "memory://")
     runtime = Runtime(Settings())
     before = reset_runtime(runtime)
     # A context that a failed test left open would pay for the calls of the next.

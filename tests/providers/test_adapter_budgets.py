@@ -331,7 +331,7 @@ def test_precedence_of_attribution(server, monkeypatch, empty_directory):
     assert dict(answer.charge.attribution) == {
         "team": "environment",
         "cost_center": "default",
-        "customer_id": "environment",
+        "customer_id": "default",
         "project": "adapter",
         "feature": "outer",
         "user_id": "call",
