@@ -229,7 +229,8 @@ class Database:
             connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, len(migrations)))
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
 
     def _failed(self, error: BaseException) -> StoreError:
