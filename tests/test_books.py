@@ -264,6 +264,30 @@ def test_a_reservation_is_given_back_once_the_store_answers(setup: Setup, error:
     assert setup.account() == Account(0, 0)
 
 
+def test_a_reservation_that_cannot_be_given_back_keeps_no_other_waiting(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "good"):
+        setup.reserve(name)
+    setup.store.fail("release")
+    setup.books.release("bad#1", 1.0)
+    setup.books.release("good#1", 1.0)
+    setup.store.heal()
+    real = setup.store.real.release
+
+    def release(hold: str, now: float) -> None:
+        if hold == "bad#1":
+            raise ValueError("never")
+        real(hold, now)
+
+    monkeypatch.setattr(setup.store.real, "release", release)
+    setup.books.catch_up(2.0)
+    assert setup.account() == Account(0, 10)
+    setup.books.catch_up(100.0)  # it expires, and so counts as spent
+    assert setup.account() == Account(10, 0)
+    assert [one.operation for one in setup.booked()] == ["bad"]
+
+
 # -- what is lost, and found ---------------------------------------------------------------------
 
 

@@ -153,6 +153,40 @@ def test_a_file_that_is_no_database_is_a_store_error(path: Path) -> None:
     assert path.read_text() == "not a database" * 100
 
 
+def test_a_file_that_is_no_database_cannot_be_read_either(path: Path) -> None:
+    path.write_text("not a database" * 100)
+    ledger = SQLiteLedger(path)
+    for read in (ledger.unsettled, ledger.totals, ledger.audits, lambda: list(ledger.charges())):
+        with pytest.raises(StoreError, match="not a database"):
+            read()
+
+
+def test_a_file_that_breaks_later_is_a_store_error(ledger: SQLiteLedger) -> None:
+    ledger.append(charge(line(5)))
+    with ledger.database as connection:
+        connection.execute("DROP TABLE audits")
+        connection.execute("DROP TABLE rollups")
+    for use in (ledger.audits, ledger.totals, lambda: ledger.append(charge(line(6), operation="b"))):
+        with pytest.raises(StoreError, match="no such table"):
+            use()
+    assert list(ledger.charges()) == [charge(line(5))]
+
+
+def test_a_commit_that_fails_is_rolled_back_and_a_store_error(path: Path) -> None:
+    database = Database(path)
+    with database as connection:
+        connection.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE b (a REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED)")
+    connection.execute("PRAGMA foreign_keys=ON")
+    with pytest.raises(StoreError, match="FOREIGN KEY"), database as connection:
+        connection.execute("INSERT INTO b VALUES (1)")
+    with database as connection:
+        connection.execute("INSERT INTO a VALUES (7)")
+    assert database.read("SELECT * FROM b") == []
+    assert database.read("SELECT * FROM a") == [(7,)]
+    database.close()
+
+
 def test_how_durable_it_is_must_be_known(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="NORMAL, FULL, EXTRA, OFF"):
         SQLiteLedger(path, synchronous="MAYBE")
