@@ -167,8 +167,8 @@ class SQLiteStore:
             return
         _add(connection, change)
         connection.execute(
-            "INSERT OR REPLACE INTO store_losses SELECT id, amount, accounts, expires_at, memo FROM store_holds "
-            "WHERE id = ?",
+            "INSERT OR REPLACE INTO store_losses "
+            "SELECT id, amount, accounts, expires_at, memo FROM store_holds WHERE id = ?",
             (name,),
         )
         _end(connection, name, change, now + remembered_for(keyed, True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +118,7 @@ class Transactions:
             raise ConfigurationError(f"the store {self.path} cannot be opened ({error}); {advice}") from None
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            mode = _write_ahead(connection, self._timeout / 2)
             if mode != "wal":
                 raise ConfigurationError(
                     f"the store {self.path} cannot be shared: its file system has no WAL (it says {mode!r}); "
@@ -152,6 +153,18 @@ class Transactions:
         elif self._quiet:
             self._lock.release()
         self._quiet = False
+
+
+def _write_ahead(connection: sqlite3.Connection, timeout: float) -> str:
+    """SQLite itself does not wait while another process makes the same change."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def check_writable(path: str) -> None:

@@ -1,0 +1,111 @@
+"""Fifty at once over eight processes, with duplicates, kills, and a Redis that is paused and restarted."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stores.redis_server import RedisServer
+
+from .workers import CENT, Plan, account_of, billed, run_workers, runtime_of, store_of
+
+pytestmark = pytest.mark.slow
+
+OPERATIONS = [f"op{number}" for number in range(50)]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as started:
+        yield started
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
+    bills = str(tmp_path / "bills")
+    if request.param == "sqlite":
+        return Plan(("sqlite", str(tmp_path / "store.db")), bills)
+    return Plan(("redis", request.getfixturevalue("server").url), bills)
+
+
+def test_of_fifty_calls_exactly_ten_run(plan: Plan, tmp_path: Path) -> None:
+    report = run_workers([plan] * 8, OPERATIONS)
+    assert len(billed(tmp_path / "bills")) == len(report.ran) == 10
+    assert (len(report.refused), report.given_up) == (40, [])
+    assert report.charged == 10 * CENT
+    assert account_of(store_of(plan)) == (10 * CENT, 0)
+
+
+def test_duplicates_are_neither_sent_nor_booked_twice(plan: Plan, tmp_path: Path) -> None:
+    """A fifth of the operations comes twice, to another process or at another time; so do settles."""
+    shuffle = random.Random(7)
+    operations = OPERATIONS + shuffle.sample(OPERATIONS, 10)
+    shuffle.shuffle(operations)
+    report = run_workers([replace(plan, settles_twice=True)] * 8, operations)
+    bills = billed(tmp_path / "bills")
+    assert len(bills) == len(set(bills)) == 10
+    assert sorted(report.ran) == sorted(bills)
+    assert len(report.ran) + len(report.refused) + len(report.repeated) == 60
+    assert account_of(store_of(plan)) == (10 * CENT, 0)
+
+
+def test_with_a_tenth_of_the_workers_killed_what_ran_and_what_is_lost_is_the_budget(
+    plan: Plan, tmp_path: Path
+) -> None:
+    plan = replace(plan, life=4.0)
+    plans = [replace(plan, stop_at_bill=True), *[replace(plan, late=0.3)] * 9]
+
+    def kill_the_first(workers: list[Any]) -> None:
+        deadline = time.monotonic() + 10
+        while len(billed(tmp_path / "bills")) < 10 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers[0].kill()
+
+    report = run_workers(plans, OPERATIONS, kill_the_first)
+    bills = billed(tmp_path / "bills")
+    store = store_of(plan)
+    spent, reserved = account_of(store)
+    died = len(bills) - len(report.ran)
+    assert len(bills) == 10
+    assert died == 5, "all five calls of the killed one were in flight"
+    assert (spent, reserved) == ((10 - died) * CENT, died * CENT), "what was in flight stays set aside"
+    time.sleep(4.2)
+    reaper = runtime_of(store)
+    reaper.books.catch_up(time.time())
+    lost = list(reaper.books.ledger.charges())
+    assert len(report.ran) + len(lost) == 10
+    assert {charge.operation for charge in lost} == set(bills) - set(report.ran)
+    assert account_of(store) == (10 * CENT, 0), "nothing is reserved after its expiry"
+
+
+def test_a_redis_that_is_paused_and_killed_in_between_changes_nothing(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(("redis", server.url), str(tmp_path / "bills"), command_timeout=0.25)
+
+    def trouble(_: list[Any]) -> None:
+        server.pause()
+        time.sleep(0.6)
+        server.resume()
+        time.sleep(0.1)
+        server.kill()
+        time.sleep(0.3)
+        server.start()
+        time.sleep(0.2)
+        server.pause()
+        time.sleep(0.4)
+        server.resume()
+
+    report = run_workers([plan] * 8, OPERATIONS, trouble)
+    bills = billed(tmp_path / "bills")
+    assert report.unanswered > 0, "there was no trouble at all"
+    assert report.given_up == []
+    assert len(bills) == len(set(bills)) == len(report.ran) == 10
+    assert len(report.refused) == 40
+    assert account_of(store_of(plan)) == (10 * CENT, 0)

@@ -1,0 +1,116 @@
+"""Fifty at once in one process: threads and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from genops_ctx import metered_call
+from genops_ctx.core.errors import BudgetExceeded
+from genops_ctx.core.ports import AccountStore
+from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.sqlite import SQLiteStore
+
+from .workers import CENT, account_of, runtime_of
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> AccountStore:
+    return MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "store.db", timeout=20)
+
+
+@pytest.fixture
+def runtime(store: AccountStore) -> Runtime:
+    runtime = runtime_of(store)
+    reset_runtime(runtime)
+    return runtime
+
+
+def at_once(number: int, call: Callable[[int], bool]) -> int:
+    ready = threading.Barrier(number, timeout=30)
+
+    def one(index: int) -> bool:
+        ready.wait()
+        return call(index)
+
+    with ThreadPoolExecutor(number) as threads:
+        return sum(threads.map(one, range(number)))
+
+
+def test_of_fifty_threads_exactly_ten_run(runtime: Runtime) -> None:
+    def call(_: int) -> bool:
+        try:
+            with metered_call("flow", max_cost="0.01") as one:
+                time.sleep(0.1)
+                one.record_cost("0.01")
+        except BudgetExceeded:
+            return False
+        return True
+
+    assert at_once(50, call) == 10
+    assert account_of(runtime.books.store) == (10 * CENT, 0)
+    assert sum(charge.nanos for charge in runtime.books.ledger.charges()) == 10 * CENT
+
+
+def test_of_fifty_tasks_exactly_ten_run(runtime: Runtime) -> None:
+    async def call() -> bool:
+        try:
+            async with metered_call("flow", max_cost="0.01") as one:
+                await asyncio.sleep(0.1)
+                one.record_cost("0.01")
+        except BudgetExceeded:
+            return False
+        return True
+
+    async def all_of_them() -> int:
+        return sum(await asyncio.gather(*(call() for _ in range(50))))
+
+    assert asyncio.run(all_of_them()) == 10
+    assert account_of(runtime.books.store) == (10 * CENT, 0)
+
+
+def test_what_cheaper_calls_leave_is_used_by_later_ones(runtime: Runtime) -> None:
+    """A cent is promised and half a cent used: the 19th call still fits, and is not refused."""
+    refused = []
+    for _ in range(25):
+        try:
+            with metered_call("flow", max_cost="0.01") as one:
+                one.record_cost("0.005")
+        except BudgetExceeded as error:
+            refused.append(error)
+    assert len(refused) == 6
+    assert all(error.remaining < error.wanted for error in refused)
+    assert account_of(runtime.books.store) == (19 * CENT // 2, 0)
+
+
+def test_without_max_cost_the_overspend_keeps_its_bound_and_nobody_starves(runtime: Runtime) -> None:
+    """Overspend is at most what the calls in flight cost more than was set aside for them."""
+    costs = random.Random(4).choices(["0.002", "0.004", "0.01", "0.02"], k=50)
+
+    def call(index: int) -> bool:
+        try:
+            with metered_call("flow") as one:
+                time.sleep(0.1)
+                one.record_cost(costs[index])
+        except BudgetExceeded:
+            return False
+        return True
+
+    ran = at_once(50, call)
+    charges = list(runtime.books.ledger.charges())
+    spent, reserved = account_of(runtime.books.store)
+    assert len(charges) == ran
+    assert ran >= 10
+    assert reserved == 0
+    assert spent == sum(charge.nanos for charge in charges)
+    over = sum(max(0, charge.nanos - charge.reserved_nanos) for charge in charges)
+    assert spent - 10 * CENT <= over
+    assert all(charge.reserved_nanos <= CENT // 2 for charge in charges), "a 20th of the limit is set aside"

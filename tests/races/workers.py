@@ -1,0 +1,215 @@
+"""Processes that call through the public interface, and what they say of it afterwards.
+
+A worker *bills* by appending a line to a file at the moment at which it would send. What the provider
+would charge is therefore known whatever happens to the worker next.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from genops_ctx import Budget, metered_call
+from genops_ctx.core.errors import AlreadyCompleted, BudgetExceeded, OperationInProgress, StoreUnavailable
+from genops_ctx.core.ports import AccountStore
+from genops_ctx.ledger.memory import MemoryLedger
+from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings
+
+CENT = 10_000_000  # nano-dollars
+spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each worker does."""
+
+    store: tuple[str, str]
+    """kind and place"""
+    bill: str
+    """the file that a call is appended to when it would be sent"""
+    answer_after: float = 0.2
+    """seconds that the provider takes"""
+    settles_twice: bool = False
+    """a fifth of the calls"""
+    life: float = 60.0
+    """seconds until a reservation expires"""
+    stop_at_bill: bool = False
+    """hang when a call is billed, to be killed there"""
+    late: float = 0.0
+    """seconds that it begins after the others"""
+    patience: float = 20.0
+    """seconds that a worker goes on while the store does not answer"""
+    command_timeout: float = 1.0
+
+
+@dataclass
+class Report:
+    """What a worker saw. Amounts in nano-dollars."""
+
+    ran: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    """the same operation was in flight, or done before"""
+    given_up: list[str] = field(default_factory=list)
+    unanswered: int = 0
+    """how often the store did not answer"""
+    charged: int = 0
+
+    def add(self, other: Report) -> None:
+        self.ran += other.ran
+        self.refused += other.refused
+        self.repeated += other.repeated
+        self.given_up += other.given_up
+        self.unanswered += other.unanswered
+        self.charged += other.charged
+
+
+def store_of(plan: Plan) -> AccountStore:
+    kind, place = plan.store
+    if kind == "redis":
+        from genops_ctx.stores.redis import RedisStore
+
+        return RedisStore(place, command_timeout=plan.command_timeout)
+    from genops_ctx.stores.sqlite import SQLiteStore
+
+    return SQLiteStore(place, timeout=20.0)
+
+
+def runtime_of(store: AccountStore, **budget: Any) -> Runtime:
+    settings = Settings(budgets=(Budget("0.10", "total", **budget),))
+    return Runtime(settings, store=store, ledger=MemoryLedger())
+
+
+def account_of(store: AccountStore) -> tuple[int, int]:
+    """Spent and reserved of the one budget; it is an error where there is another account."""
+    ((_, account),) = store.accounts().items()
+    return account.spent, account.reserved
+
+
+def shorten_lives(seconds: float) -> None:
+    """A reservation outlives its call by a grace of 30 s: too long for a test."""
+    from genops_ctx import runtime
+    from genops_ctx.core import call
+
+    call.GRACE = seconds
+    runtime.REAP_EVERY = 0.2
+
+
+def bill(path: str, operation: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"{operation}\n".encode())
+    os.close(file)
+
+
+def billed(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
+    """One call of a cent, tried again while the store does not answer."""
+    report = Report()
+    until = time.monotonic() + plan.patience
+    unsure = False
+    while time.monotonic() < until:
+        try:
+            with metered_call("flow", max_cost="0.01", idempotency_key=operation, timeout=plan.life) as call:
+                bill(plan.bill, operation)
+                if plan.stop_at_bill:
+                    time.sleep(600)
+                time.sleep(plan.answer_after)
+                call.record_cost("0.01")
+        except BudgetExceeded:
+            report.refused.append(operation)
+            return report
+        except (OperationInProgress, AlreadyCompleted) as seen:
+            if isinstance(seen, OperationInProgress) and unsure:
+                time.sleep(0.05)  # our own reservation, of which we did not hear: it will be given back
+                continue
+            report.repeated.append(operation)
+            return report
+        except StoreUnavailable:
+            report.unanswered += 1
+            unsure = True
+            time.sleep(0.02)
+            continue
+        assert call.charge is not None
+        report.ran.append(operation)
+        report.charged += call.charge.nanos
+        if plan.settles_twice and int(operation.removeprefix("op")) % 5 == 0:
+            charge = call.charge
+            runtime.books.store.settle(charge.id, charge.nanos, charge.accounts, time.time(), True)
+        return report
+    report.given_up.append(operation)
+    return report
+
+
+def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: Any) -> None:
+    """All operations of one worker at once, each in a thread."""
+    shorten_lives(0.0)
+    runtime = runtime_of(store_of(plan))
+    runtime.books.store.accounts()
+    reset_runtime(runtime)
+    mine = Report()
+    lock = threading.Lock()
+
+    def one(operation: str) -> None:
+        part = attempt(plan, runtime, operation)
+        with lock:
+            mine.add(part)
+
+    threads = [threading.Thread(target=one, args=(operation,)) for operation in operations]
+    ready.put(os.getpid())
+    go.wait(60)
+    time.sleep(plan.late)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until = time.monotonic() + plan.patience
+    while runtime.books.ledger.unsettled() and time.monotonic() < until:
+        runtime.books.catch_up(time.time())
+        time.sleep(0.05)
+    runtime.books.catch_up(time.time())
+    reports.put(mine)
+
+
+def run_workers(
+    plans: Sequence[Plan],
+    operations: Sequence[str],
+    meanwhile: Callable[[list[Any]], object] = lambda workers: None,
+) -> Report:
+    """Share the operations out, let all begin at once, and gather what those say that live to say it."""
+    ready, go, reports = spawn.Queue(), spawn.Event(), spawn.Queue()
+    shares = [operations[number :: len(plans)] for number in range(len(plans))]
+    workers = [
+        spawn.Process(target=work, args=(plan, share, ready, go, reports), daemon=True)
+        for plan, share in zip(plans, shares, strict=True)
+    ]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        ready.get(timeout=60)
+    go.set()
+    meanwhile(workers)
+    total = Report()
+    expected = sum(not plan.stop_at_bill for plan in plans)
+    try:
+        for _ in range(expected):
+            total.add(reports.get(timeout=60))
+    except Empty:
+        raise AssertionError("a worker did not come back") from None
+    finally:
+        for worker in workers:
+            worker.join(10 if worker.is_alive() and expected == len(plans) else 0.1)
+            if worker.is_alive():
+                worker.kill()
+                worker.join(10)
+    return total
