@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from .core.admission import Forecast
 from .core.booking import Report
 from .core.call import Admitted, Refused, admit, drive, finish
 from .core.context import GovernanceContext, current_context
+from .core.effects import Story
 from .core.errors import GovernanceError
 from .runtime import Runtime, get_runtime
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from .decisions import Models
     from .telemetry.spans import CallSpan
 
-__all__ = ["Attempt", "begin"]
+P = ParamSpec("P")
+
+__all__ = ["Attempt", "begin", "finish_quietly", "opening"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -88,7 +92,7 @@ class Attempt:
         return self.charge
 
 
-def begin(
+def opening(
     name: str,
     *,
     attribution: Mapping[str, str],
@@ -105,8 +109,8 @@ def begin(
     models: Models | None = None,
     question: str | None = None,
     degraded_from: str = "",
-) -> Attempt:
-    """Admit a call in the current context, or raise why it must not be sent.
+) -> Story[Attempt]:
+    """The story of admitting a call in the current context, or raising why it must not be sent.
 
     ``max_nanos`` is what it can cost at most, in nano-dollars; ``deadline`` how many seconds the whole call
     may take; ``attribution`` and ``defaults`` are checked already. ``spent_already`` says that the call
@@ -136,7 +140,7 @@ def begin(
     )
     span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
     try:
-        answer = drive(admit(call, context), runtime.perform)
+        answer = yield from admit(call, context)
         if isinstance(answer, Refused):
             runtime.decisions.refused(answer)
             raise answer.error
@@ -151,6 +155,20 @@ def begin(
     for budget in answer.passed:
         runtime.say_once("budget %s is passed by %s; the call was let through", budget, name)
     return Attempt(answer, context, runtime, span, call.watches)
+
+
+def _at_once(story: Callable[P, Story[Attempt]]) -> Callable[P, Attempt]:
+    @functools.wraps(story)
+    def driven(*args: P.args, **kwargs: P.kwargs) -> Attempt:
+        runtime = kwargs.get("runtime") or get_runtime()
+        assert isinstance(runtime, Runtime)
+        return drive(story(*args, **kwargs), runtime.perform)
+
+    return driven
+
+
+begin = _at_once(opening)
+"""Admit a call; see :func:`opening`, which it drives to its end."""
 
 
 def finish_quietly(attempt: Attempt, report: Report, error: BaseException | None) -> Charge | None:

@@ -191,9 +191,7 @@ def freeze(scope: str, off: bool, reason: str, as_json: bool) -> None:
         return
     click.echo(f"{scope}: {'frozen' if control.frozen else 'open again'}.")
     if not known:
-        click.echo(
-            "No account of this scope has been used yet; `genops-ctx budgets list` shows the scopes."
-        )
+        click.echo("No account of this scope has been used yet; `genops-ctx budgets list` shows the scopes.")
 
 
 @budgets.command()

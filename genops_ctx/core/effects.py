@@ -7,7 +7,7 @@ has to do. What performs them is sync or async; the story is the same.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .accounts import Reserve
 from .errors import BudgetExceeded
@@ -24,6 +24,7 @@ __all__ = [
     "Release",
     "Story",
     "Undo",
+    "cut_off",
     "drive",
     "drive_async",
 ]
@@ -77,11 +78,12 @@ class LookUp(NamedTuple):
 
 
 Effect = Judge | Undo | Ask | Hold | Release | Book | LookUp
+E = TypeVar("E")
 T = TypeVar("T")
 Story = Generator[Effect, object, T]
 
 
-def drive(story: Story[T], perform: Callable[[Effect], object]) -> T:
+def drive(story: Generator[E, Any, T], perform: Callable[[E], object]) -> T:
     """Run a story to its end, performing each effect; what fails is raised inside the story."""
     try:
         effect = next(story)
@@ -96,16 +98,38 @@ def drive(story: Story[T], perform: Callable[[Effect], object]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-async def drive_async(story: Story[T], perform: Callable[[Effect], Awaitable[object]]) -> T:
-    """As :func:`drive`, awaiting each effect; a cancellation is raised inside the story too."""
+async def drive_async(
+    story: Generator[E, Any, T],
+    perform: Callable[[E], Awaitable[object]],
+    left: Callable[[Generator[E, Any, T]], object] | None = None,
+) -> T:
+    """As :func:`drive`, awaiting each effect; a cancellation is raised inside the story too.
+
+    A coroutine that is thrown away unfinished may be ended by the garbage collector, in the middle of
+    anything. With ``left`` its story is handed there instead of being ended on the spot: ``left`` must
+    only queue it, for :func:`cut_off`.
+    """
     try:
         effect = next(story)
         while True:
             try:
                 answer = await perform(effect)
             except BaseException as error:
+                if left is not None and isinstance(error, GeneratorExit):
+                    left(story)
+                    raise
                 effect = story.throw(error)
             else:
                 effect = story.send(answer)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def cut_off(story: Generator[Any, Any, object], perform: Callable[[Any], object]) -> None:
+    """End a story that nobody drives any more, where it stands, performing what its end asks for."""
+    try:
+        effect = story.throw(GeneratorExit())
+        while True:
+            effect = story.send(perform(effect))
+    except (GeneratorExit, StopIteration):
+        return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..core.outcomes import Outcome
 from ..wire.answers import Problem
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ..core.records import Charge, Usage
-    from ..runtime import Runtime
+    from .prediction_story import OpenStream
     from .transport import Body
 
-__all__ = ["FlowiseAnswer", "FlowiseStream"]
+__all__ = ["Finish", "FlowiseAnswer", "FlowiseStream", "StreamedAnswer", "Streaming", "Whole"]
 
 
 class FlowiseAnswer(dict[str, Any]):
@@ -42,44 +42,46 @@ class FlowiseAnswer(dict[str, Any]):
 Finish = Callable[[Outcome, StreamReader, BaseException | None], "Charge | None"]
 
 
-class _Streaming:
+class Streaming:
     """What is needed to read a stream and to book it, also when nobody holds the stream any more."""
 
-    def __init__(self, body: Body, reader: StreamReader, finish: Finish, what: str) -> None:
-        self.body = body
-        self.reader = reader
+    def __init__(self, opened: OpenStream) -> None:
+        self.body = opened.reply
+        self.reader = opened.reader
         self.charge: Charge | None = None
-        self._finish = finish
-        self._what = what
+        self._finish = opened.finish
+        self._what = opened.what
+        self._decoder = EventDecoder()
         self._done = False
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        if self._over():
-            return
-        decoder = EventDecoder()
-        try:
-            for chunk in self.body:
-                for event in decoder.feed(chunk):
-                    self.reader.feed(event)
-                    if self.reader.error is not None:
-                        raise self._error(self.reader.error)
-                    if self.reader.ended:
-                        self.end(Outcome.COMPLETED)
-                    yield {"event": event.event, "data": event.data}
-                    if self._over():
-                        return
-            raise self._broken("the stream broke off before its end; an estimate is booked")
-        except Exception as error:
-            if self._over():
-                return  # closed meanwhile, by another thread
-            if isinstance(error, StreamTooLarge):
-                error = self._broken(str(error))
-            if isinstance(error, FlowiseError):
-                self.end(error.outcome, error)
-            raise error from error.__cause__
-
-    def _over(self) -> bool:
+    def over(self) -> bool:
         return self._done
+
+    def feed(self, chunk: bytes) -> Iterator[dict[str, Any]]:
+        """The events that a chunk completes. Raises the error that the stream reports."""
+        for event in self._decoder.feed(chunk):
+            self.reader.feed(event)
+            if self.reader.error is not None:
+                raise self._error(self.reader.error)
+            if self.reader.ended:
+                self.end(Outcome.COMPLETED)
+            yield {"event": event.event, "data": event.data}
+            if self._done:
+                return
+
+    def cut_short(self) -> FlowiseStreamError:
+        """The error of a stream whose bytes came to an end before it did."""
+        return self._broken("the stream broke off before its end; an estimate is booked")
+
+    def failed(self, error: Exception) -> Exception | None:
+        """Book what failed, and say what is to be raised; None where the stream was closed meanwhile."""
+        if self._done:
+            return None
+        if isinstance(error, StreamTooLarge):
+            error = self._broken(str(error))
+        if isinstance(error, FlowiseError):
+            self.end(error.outcome, error)
+        return error
 
     def _broken(self, why: str) -> FlowiseStreamError:
         error = FlowiseStreamError(f"{self._what} failed: {why}")
@@ -87,7 +89,7 @@ class _Streaming:
         return error
 
     def _error(self, problem: Problem) -> FlowiseError:
-        error = problem_error(problem, self._what, self.body.response)
+        error = problem_error(problem, self._what, self.body.as_response())
         if error.outcome is Outcome.REFUSED and self.reader.text:
             # Words came before it, so a model was called, whatever the message looks like.
             error.outcome = Outcome.FAILED
@@ -108,7 +110,7 @@ class _Streaming:
         self.end(Outcome.ABANDONED)
 
 
-class _Whole:
+class Whole:
     """An answer that came as a whole, told by the events that a stream of it would have had."""
 
     def __init__(self, answer: FlowiseAnswer) -> None:
@@ -131,35 +133,22 @@ class _Whole:
 _EVENTS = ("usedTools", "sourceDocuments", "agentFlowExecutedData")
 
 
-class FlowiseStream:
-    """Events of a streamed prediction as they come: ``{"event": "token", "data": "Hel"}`` …
+class StreamedAnswer:
+    """What every stream of a prediction has: its text, its charge, and an end."""
 
-    The call is booked when the stream ends, is closed (also by ``with``), or is dropped: Flowise runs
-    a flow to its end whoever listens, so a stream that was left early is booked at an estimate.
-    Iterating raises the error that the stream reports, a timeout, or that it was cut short.
-    """
-
-    def __init__(self, body: Body, reader: StreamReader, finish: Finish, what: str, runtime: Runtime) -> None:
-        self._state: _Streaming | _Whole = _Streaming(body, reader, finish, what)
-        # The generator holds the state and not this object, so that dropping this ends it at once.
-        self._events = self._state.events()
+    def __init__(self, opened: OpenStream) -> None:
+        self._state: Streaming | Whole = Streaming(opened)
+        runtime = opened.runtime
         runtime.watch_abandoned()
         # The finalizer only queues: it may run in the middle of anything, so it must not lock or wait.
         weakref.finalize(self, runtime.abandoned.put, self._state.abandon)
 
     @classmethod
-    def of_answer(cls, answer: FlowiseAnswer) -> FlowiseStream:
+    def of_answer(cls, answer: FlowiseAnswer) -> Self:
         """Of an answer that came as a whole, from a flow that does not stream; booked already."""
         stream = cls.__new__(cls)
-        stream._state = _Whole(answer)
-        stream._events = stream._state.events()
+        stream._state = Whole(answer)
         return stream
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        return next(self._events)
 
     @property
     def charge(self) -> Charge | None:
@@ -170,19 +159,8 @@ class FlowiseStream:
         """Stop listening. Flowise runs on, so the call is booked at an estimate."""
         self._state.end(Outcome.ABANDONED)
 
-    def __enter__(self) -> FlowiseStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
-        return f"<FlowiseStream {'ended' if self._state.reader.ended else 'open'}>"
+        return f"<{type(self).__name__} {'ended' if self._state.reader.ended else 'open'}>"
 
     @property
     def text(self) -> str:
@@ -198,3 +176,51 @@ class FlowiseStream:
     def usage(self) -> tuple[Usage, ...]:
         """The usage of each model call, once it has ended."""
         return self.charge.usage if self.charge is not None else ()
+
+
+class FlowiseStream(StreamedAnswer):
+    """Events of a streamed prediction as they come: ``{"event": "token", "data": "Hel"}`` …
+
+    The call is booked when the stream ends, is closed (also by ``with``), or is dropped: Flowise runs
+    a flow to its end whoever listens, so a stream that was left early is booked at an estimate.
+    Iterating raises the error that the stream reports, a timeout, or that it was cut short.
+    """
+
+    _events: Iterator[dict[str, Any]] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._events is None:
+            state = self._state
+            # The generator holds the state and not this object, so that dropping this ends it at once.
+            self._events = state.events() if isinstance(state, Whole) else _events(state)
+        return next(self._events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _events(state: Streaming) -> Iterator[dict[str, Any]]:
+    if state.over():
+        return
+    try:
+        for chunk in cast("Body", state.body):
+            yield from state.feed(chunk)
+            if state.over():
+                return
+        raise state.cut_short()
+    except Exception as error:
+        failed = state.failed(error)
+        if failed is None:
+            return  # closed meanwhile, by another thread
+        raise failed from failed.__cause__

@@ -1,9 +1,12 @@
-"""A client of one Flowise: where it is, who pays, and the part of its API that costs nothing."""
+"""A client of one Flowise: where it is, who pays, and the part of its API that costs nothing.
+
+What is asked of Flowise is told as stories, which the sync and the async adapter drive.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from ..core.attribution import check_attribution
 from ..core.errors import ConfigurationError
@@ -13,8 +16,9 @@ from ..runtime import get_runtime
 from ..settings import environment_attribution
 from ..wire.answers import Problem, ProblemKind
 from .errors import problem_error
-from .flows import FlowDirectory, directory_of
-from .transport import Limits, Transport, check_base_url, new_session
+from .flows import Flow, FlowDirectory, directory_of
+from .http_effects import Fetch, HttpStory
+from .transport import Limits, check_base_url
 
 __all__ = ["FlowiseClient", "check_api_key", "check_metering", "one_of"]
 
@@ -46,6 +50,8 @@ PARAMETERS = (
 class FlowiseClient:
     """Connection, attribution and metering of one Flowise, and its flows and messages."""
 
+    parameters: ClassVar[tuple[str, ...]] = PARAMETERS
+    """keywords that are no attribution"""
     _budgets: tuple[ScopedBudget, ...] = ()
     """budgets of its own calls, besides those of contexts and settings"""
 
@@ -77,7 +83,7 @@ class FlowiseClient:
             "feature": feature,
             **attribution,
         }
-        checked = check_attribution(given, known=PARAMETERS, where=f"{type(self).__name__}()")
+        checked = check_attribution(given, known=self.parameters, where=f"{type(self).__name__}()")
         # What code configured goes before the environment.
         self.governance_attrs: dict[str, str] = {
             **environment_attribution(),
@@ -87,87 +93,80 @@ class FlowiseClient:
         self.metering = check_metering(metering or settings.metering)
         self.pricing_tier = check_pricing_tier(pricing_tier or settings.pricing_tier)
         self.timeout = Limits.of(timeout)
-        self.session = new_session()
-        self._transport = Transport(self.base_url, self.api_key, lambda: self.session)
+        self._address = (self.base_url, self.api_key)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Set up what it sends with."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.base_url}>"
 
-    # -- the rest of the API --------------------------------------------------------------------
+    # -- the rest of the API, told as stories ---------------------------------------------------
 
-    def get_chatflows(self, **options: Any) -> list[dict[str, Any]]:
-        """All flows that the key may see, as Flowise lists them.
-
-        ``timeout=`` as everywhere; attribution keywords are accepted, nothing is metered. Raises
-        :class:`FlowiseError`.
-        """
+    def _list_flows(self, options: dict[str, Any]) -> HttpStory[list[dict[str, Any]]]:
         limits = self._options("get_chatflows()", options)
-        raw = self._link().get_json(
-            "GET", "/api/v1/chatflows", limits, what=f"listing the flows of {self.base_url}"
-        )
+        base_url, _ = self._checked()
+        raw = yield Fetch("GET", "/api/v1/chatflows", limits, f"listing the flows of {base_url}")
         rows = raw.get("data") if isinstance(raw, dict) else raw
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
-    def get_chatflow(self, chatflow_id: str, **options: Any) -> dict[str, Any]:
-        """One flow with its definition; by id or unique name. Raises :class:`FlowiseError`."""
+    def _read_flow(self, chatflow_id: str, options: dict[str, Any]) -> HttpStory[dict[str, Any]]:
         limits = self._options("get_chatflow()", options)
-        flow = self._directory.resolve(chatflow_id, self._link(), limits)
+        flow = yield from self._resolved(chatflow_id, limits)
         what = f"reading flow {flow.name!r} at {self.base_url}"
-        raw = self._link().get_json("GET", f"/api/v1/chatflows/{flow.id}", limits, what=what)
+        raw = yield Fetch("GET", f"/api/v1/chatflows/{flow.id}", limits, what)
         if not isinstance(raw, dict):
             raise problem_error(Problem(ProblemKind.MALFORMED), what)
         return raw
 
-    def get_chat_messages(
-        self, chatflow_id: str, session_id: str | None = None, **options: Any
-    ) -> list[dict[str, Any]]:
-        """Stored messages of a flow, of one session where given. Raises :class:`FlowiseError`."""
-        raw = self._messages("GET", chatflow_id, session_id, "get_chat_messages()", options)
+    def _read_messages(
+        self, chatflow_id: str, session_id: str | None, options: dict[str, Any]
+    ) -> HttpStory[list[dict[str, Any]]]:
+        raw = yield from self._messages("GET", chatflow_id, session_id, "get_chat_messages()", options)
         return [row for row in raw if isinstance(row, dict)] if isinstance(raw, list) else []
 
-    def delete_chat_messages(
-        self, chatflow_id: str, session_id: str | None = None, **options: Any
-    ) -> dict[str, Any]:
-        """Delete the stored messages of a flow, of one session where given.
-
-        Returns Flowise's answer, ``{"raw": [], "affected": N}``. Raises :class:`FlowiseError`.
-        """
-        raw = self._messages("DELETE", chatflow_id, session_id, "delete_chat_messages()", options)
+    def _delete_messages(
+        self, chatflow_id: str, session_id: str | None, options: dict[str, Any]
+    ) -> HttpStory[dict[str, Any]]:
+        raw = yield from self._messages("DELETE", chatflow_id, session_id, "delete_chat_messages()", options)
         return dict(raw) if isinstance(raw, dict) else {}
 
     def _messages(
         self, method: str, chatflow_id: str, session_id: str | None, where: str, options: dict[str, Any]
-    ) -> Any:
+    ) -> HttpStory[Any]:
         if "sessionId" in options:
             session_id = one_of("session_id", session_id, "sessionId", options.pop("sessionId"))
         limits = self._options(where, options)
-        flow = self._directory.resolve(chatflow_id, self._link(), limits)
+        flow = yield from self._resolved(chatflow_id, limits)
         verb = "reading" if method == "GET" else "deleting"
-        return self._link().get_json(
-            method,
-            f"/api/v1/chatmessage/{flow.id}",
-            limits,
-            what=f"{verb} the messages of flow {flow.name!r} at {self.base_url}",
-            params={"sessionId": session_id} if session_id is not None else None,
-        )
+        what = f"{verb} the messages of flow {flow.name!r} at {self.base_url}"
+        params = {"sessionId": session_id} if session_id is not None else None
+        return (yield Fetch(method, f"/api/v1/chatmessage/{flow.id}", limits, what, params))
 
     # -- parts ----------------------------------------------------------------------------------
 
-    @property
-    def _directory(self) -> FlowDirectory:
-        return directory_of(self.base_url, self.api_key)
-
-    def _link(self) -> Transport:
-        """The transport, after ``base_url`` or ``api_key`` may have been changed."""
-        if (self._transport.base_url, self._transport.api_key) != (self.base_url, self.api_key):
+    def _checked(self) -> tuple[str, str | None]:
+        """Address and key, after they may have been changed."""
+        if self._address != (self.base_url, self.api_key):
             self.base_url = check_base_url(self.base_url)
             self.api_key = check_api_key(self.api_key)
-            self._transport = Transport(self.base_url, self.api_key, lambda: self.session)
-        return self._transport
+            self._address = (self.base_url, self.api_key)
+        return self._address
+
+    @property
+    def _directory(self) -> FlowDirectory:
+        return directory_of(*self._checked())
+
+    def _resolved(self, reference: str, limits: Limits) -> HttpStory[Flow]:
+        return self._directory.resolve(reference, self.base_url, limits)
+
+    def _session_timeout(self) -> object:
+        """What the user has set on the session; None for nothing."""
+        return None
 
     def _limits(self, timeout: object) -> Limits:
-        ours = Limits.of(getattr(self.session, "timeout", None), self.timeout)
-        return Limits.of(timeout, ours)
+        return Limits.of(timeout, Limits.of(self._session_timeout(), self.timeout))
 
     def _options(self, where: str, options: dict[str, Any]) -> Limits:
         limits = self._limits(options.pop("timeout", None))

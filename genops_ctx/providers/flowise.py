@@ -6,45 +6,24 @@ it cost. Source of the API's behaviour: Flowise 3.1.4, measured.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, overload
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar, overload
 
-import requests
-
-from ..attempt import Attempt, begin, finish_quietly
-from ..core.admission import Forecast
-from ..core.attribution import check_attribution
-from ..core.errors import BudgetExceeded, ConfigurationError
-from ..core.money import Amount, nanos_up, parse_dollars
-from ..core.outcomes import Outcome
-from ..pricing.plans import fee_line
-from ..runtime import get_runtime
-from ..wire.answers import Problem, read_json_answer
-from ..wire.executions import read_executions, usage_of_execution
-from ..wire.flows import FlowDefinition, FlowKind
-from ..wire.readings import Reading
-from ..wire.requests import dump, prediction_body, prediction_path
-from ..wire.usage import StreamReader
+from ..core.effects import drive
+from ..core.money import Amount
+from ..runtime import Runtime, get_runtime
 from .answers import FlowiseAnswer, FlowiseStream
-from .client import PARAMETERS, FlowiseClient, check_metering, one_of
-from .deadline import Exchange
-from .errors import FlowiseError, FlowiseNotFoundError, problem_error
-from .estimates import Texts, forecast
-from .flow_models import models_of
-from .flows import Flow
-from .prediction import Asked, Prediction
-from .transport import Body, Limits, keep_body, redirect_problem
-
-if TYPE_CHECKING:
-    from ..core.records import Charge
+from .http_effects import Fetch, HttpStory, Post, Receive
+from .prediction_story import OpenStream, PredictingClient
+from .transport import Body, Transport, new_session
 
 __all__ = ["GenOpsFlowiseAdapter", "instrument_flowise"]
 
+T = TypeVar("T")
 
-class GenOpsFlowiseAdapter(FlowiseClient):
+
+class GenOpsFlowiseAdapter(PredictingClient):
     """A client of one Flowise whose calls are governed.
 
     Args:
@@ -70,6 +49,10 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             as ``timeout`` is. The total deadline is exact on the session it starts with; on one with
             other HTTP adapters it is looked at between packets.
     """
+
+    def _connect(self) -> None:
+        self.session = new_session()
+        self._transport = Transport(*self._address, lambda: self.session)
 
     # -- predictions ----------------------------------------------------------------------------
 
@@ -157,222 +140,97 @@ class GenOpsFlowiseAdapter(FlowiseClient):
             ConfigurationError: bad arguments; nothing was sent.
             LockedAttributeError: attribution that an outer context locked.
         """
-        reference = one_of("chatflow_id", chatflow_id, "flow_id", flow_id)
-        if reference is None:
-            raise ConfigurationError("predict_flow() needs chatflow_id, a flow's id or unique name")
-        session = one_of("sessionId", sessionId, "session_id", session_id)
-        checked = check_attribution(
-            {"session_id": session, **attribution}, known=PARAMETERS, where="predict_flow()"
-        )
-        route = check_metering(metering) if metering is not None else self.metering
-        limits = self._limits(timeout)
-        body = prediction_body(
-            question,
-            streaming=stream,
-            session_id=session,
-            chat_id=chatId,
-            override_config=overrideConfig,
-            history=history,
-            uploads=uploads,
-            human_input=humanInput,
-            form=form,
-        )
-        asked = Asked(
-            body=body,
-            question=question,
-            texts=Texts(question or "", tuple(turn["content"] for turn in body.get("history", ()))),
-            audio=_has_audio(uploads),
-            stream=stream,
-            route=route,
-            attribution=checked,
-            max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
-            key=idempotency_key,
-        )
-        # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
-        current = Exchange(limits.total)
-        attempt, prediction, content = self._admit(reference, asked, limits, current)
-        what = f"prediction of flow {prediction.flow.name!r} at {self.base_url}"
-        quiet = route == "estimate"
-        return self._send(attempt, prediction, content, current, limits, what, stream, quiet)
-
-    def _admit(
-        self,
-        reference: str,
-        asked: Asked,
-        limits: Limits,
-        current: Exchange,
-        instead_of: Flow | None = None,
-    ) -> tuple[Attempt, Prediction, bytes]:
-        """Admit the call of a flow, or of the cheaper one that a budget names instead of it."""
-        transport = self._link()
-        flow = self._directory.resolve(reference, transport, limits.half_of(current))
-        definition = self._definition(flow, limits.half_of(current), must_exist=asked.stream)
-        if definition is not None and definition.name:
-            flow = flow._replace(name=definition.name)
-        body = dict(asked.body)
-        if asked.route == "evaluation" and not asked.stream and not _is_agentflow(definition):
-            body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
-        # An id of our own, where the caller has none, finds the execution record of a failed run.
-        bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
-        override: Mapping[str, Any] = body.get("overrideConfig", {})
-        running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
-        # Whatever can be wrong with the request is found before anything is reserved for it.
-        content = dump(body)
-        defaults = check_attribution(self.governance_attrs, where="governance_attrs")
         runtime = get_runtime()
-        fee = fee_line(self.pricing_tier, runtime.clock())
-        fees = () if fee is None else (fee,)
-        prediction = Prediction(flow, definition, asked.texts, running, asked.audio, fees)
-
-        def expected() -> Forecast:
-            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
-            return found if fee is None else found.with_fee(fee.nanos)
-
-        try:
-            attempt = begin(
-                flow.name,
-                flow=flow.id,
-                defaults=defaults,
-                attribution=asked.attribution,
-                max_nanos=asked.max_nanos,
-                idempotency_key=asked.key,
-                deadline=limits.total,
-                forecast=expected,
-                server=_server(self.base_url),
-                runtime=runtime,
-                own=self._budgets,
-                models=lambda: models_of(definition, override, runtime.prices),
-                question=asked.question,
-                degraded_from=instead_of.name if instead_of is not None else "",
-            )
-        except BudgetExceeded as refusal:
-            if not refusal.fallback or instead_of is not None:
-                raise
-            cheaper = self._directory.resolve(refusal.fallback, transport, limits.half_of(current))
-            if cheaper.id == flow.id:
-                raise
-            return self._admit(cheaper.id, asked, limits, current, instead_of=flow)
-        return attempt, prediction, content
-
-    def _send(
-        self,
-        attempt: Attempt,
-        prediction: Prediction,
-        body: bytes,
-        current: Exchange,
-        limits: Limits,
-        what: str,
-        stream: bool,
-        quiet: bool,
-    ) -> FlowiseAnswer | FlowiseStream:
-        runtime = attempt.runtime
-        response: requests.Response | None = None
-        try:
-            with attempt.sending():
-                answer = self._link().send(
-                    "POST", prediction_path(prediction.flow.id), current, limits, what=what, body=body
-                )
-                response = answer.response
-                if stream and _is_event_stream(response):
-                    return self._stream(attempt, prediction, answer, what, quiet)
-                content = answer.read()
-            keep_body(response, content)
-            parsed = redirect_problem(response) or read_json_answer(
-                response.status_code, response.headers.get("Content-Type", ""), response.headers, content
-            )
-            if isinstance(parsed, Problem):
-                raise problem_error(parsed, what, response)
-        except FlowiseError as error:
-            self._fail(attempt, prediction, error)
-            raise
-        except BaseException as error:
-            # Interrupted (KeyboardInterrupt, a signal's exception): the request may have left. A bad
-            # header or URL is found before it does.
-            unsent = current.sent is False or isinstance(error, ConfigurationError)
-            outcome = Outcome.NOT_SENT if unsent else Outcome.CANCELLED
-            report = prediction.failed(outcome, None, None, runtime.prices, runtime.clock())
-            finish_quietly(attempt, report, error)
-            raise
-        result = FlowiseAnswer(parsed)
-        result.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
-        self._say_inexact(result.charge, prediction, quiet)
+        story = self._predict(
+            runtime,
+            chatflow_id,
+            question,
+            sessionId,
+            overrideConfig,
+            history,
+            stream,
+            flow_id=flow_id,
+            session_id=session_id,
+            chatId=chatId,
+            uploads=uploads,
+            humanInput=humanInput,
+            form=form,
+            max_cost=max_cost,
+            idempotency_key=idempotency_key,
+            metering=metering,
+            timeout=timeout,
+            **attribution,
+        )
+        result = self._run(story, runtime)
+        if isinstance(result, OpenStream):
+            return FlowiseStream(result)
         # A flow that cannot stream answers as a whole; who asked for events gets events.
         return FlowiseStream.of_answer(result) if stream else result
 
-    def _stream(
-        self, attempt: Attempt, prediction: Prediction, body: Body, what: str, quiet: bool
-    ) -> FlowiseStream:
-        runtime = attempt.runtime
-        reader = StreamReader(prediction.definition, audio_uploaded=prediction.audio)
+    # -- the rest of the API --------------------------------------------------------------------
 
-        def finish(outcome: Outcome, read: StreamReader, error: BaseException | None) -> Charge | None:
-            now = runtime.clock()
-            if outcome is Outcome.REFUSED:
-                report = prediction.failed(outcome, None, None, runtime.prices, now)
-            else:
-                report = prediction.streamed(outcome, read, runtime.prices, now)
-            charge = (
-                attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
-            )
-            self._say_inexact(charge, prediction, quiet)
-            return charge
+    def get_chatflows(self, **options: Any) -> list[dict[str, Any]]:
+        """All flows that the key may see, as Flowise lists them.
 
-        return FlowiseStream(body, reader, finish, what, runtime)
+        ``timeout=`` as everywhere; attribution keywords are accepted, nothing is metered. Raises
+        :class:`FlowiseError`.
+        """
+        return self._run(self._list_flows(options))
 
-    def _fail(self, attempt: Attempt, prediction: Prediction, error: FlowiseError) -> None:
-        runtime = attempt.runtime
-        executed = None
-        if error.outcome is Outcome.FAILED and prediction.agentflow:
-            executed = self._execution(prediction)
-        report = prediction.failed(error.outcome, error.problem, executed, runtime.prices, runtime.clock())
-        error.charge = finish_quietly(attempt, report, error)
+    def get_chatflow(self, chatflow_id: str, **options: Any) -> dict[str, Any]:
+        """One flow with its definition; by id or unique name. Raises :class:`FlowiseError`."""
+        return self._run(self._read_flow(chatflow_id, options))
 
-    def _execution(self, prediction: Prediction) -> Reading | None:
-        """What the record of a failed run proves; None where it cannot be read or told apart."""
-        try:
-            raw = self._link().get_json(
-                "GET",
-                "/api/v1/executions",
-                Limits(self.timeout.connect, min(self.timeout.total, 10.0)),
-                what=f"reading the execution of flow {prediction.flow.name!r} at {self.base_url}",
-                params={"agentflowId": prediction.flow.id, "sessionId": prediction.session, "limit": "2"},
-            )
-        except FlowiseError:
-            return None
-        records = read_executions(raw, session_id=prediction.session)
-        if len(records) != 1:
-            return None
-        return usage_of_execution(records[0], prediction.definition)
+    def get_chat_messages(
+        self, chatflow_id: str, session_id: str | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Stored messages of a flow, of one session where given. Raises :class:`FlowiseError`."""
+        return self._run(self._read_messages(chatflow_id, session_id, options))
 
-    def _say_inexact(self, charge: Charge | None, prediction: Prediction, quiet: bool) -> None:
-        if quiet or charge is None or not charge.lines or charge.outcome != Outcome.COMPLETED:
-            return
-        name = prediction.flow.name
-        if any(line.source == "estimated" and line.exactness != "exact" for line in charge.lines):
-            if prediction.definition is None:
-                advice = (
-                    "its definition could not be read, so its models are not known: give the API key the "
-                    "permissions chatflows:view and agentflows:view"
+    def delete_chat_messages(
+        self, chatflow_id: str, session_id: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Delete the stored messages of a flow, of one session where given.
+
+        Returns Flowise's answer, ``{"raw": [], "affected": N}``. Raises :class:`FlowiseError`.
+        """
+        return self._run(self._delete_messages(chatflow_id, session_id, options))
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _run(self, story: HttpStory[T], runtime: Runtime | None = None) -> T:
+        """Drive a story, each effect by this adapter's transport or by the runtime."""
+
+        def perform(effect: Any) -> object:
+            if isinstance(effect, Post):
+                with effect.attempt.sending():
+                    return self._link().send(
+                        "POST",
+                        effect.path,
+                        effect.current,
+                        effect.limits,
+                        what=effect.what,
+                        body=effect.body,
+                    )
+            if isinstance(effect, Receive):
+                assert isinstance(effect.reply, Body)
+                return effect.reply.read()
+            if isinstance(effect, Fetch):
+                return self._link().get_json(
+                    effect.method, effect.path, effect.limits, what=effect.what, params=effect.params
                 )
-            elif prediction.agentflow:
-                advice = "Flowise does not report the usage of some of its nodes"
-            else:
-                advice = (
-                    "Flowise reports no usage for classic flows. It does without streaming, on request: "
-                    f'predict_flow({name!r}, …, metering="evaluation"), or '
-                    f"genops-ctx run {name!r} QUESTION --metering evaluation"
-                )
-            attempt_runtime = get_runtime()
-            attempt_runtime.say_once("the cost of flow %r is estimated: %s", name, advice)
+            return (runtime or get_runtime()).perform(effect)
 
-    def _definition(self, flow: Flow, limits: Limits, *, must_exist: bool) -> FlowDefinition | None:
-        try:
-            return self._directory.definition(flow.id, self._link(), limits)
-        except FlowiseNotFoundError:
-            # A streamed call of an unknown flow is never answered; any other is, by a 404.
-            if must_exist:
-                raise
-            return None
+        return drive(story, perform)
+
+    def _link(self) -> Transport:
+        base_url, api_key = self._checked()
+        if (self._transport.base_url, self._transport.api_key) != (base_url, api_key):
+            self._transport = Transport(base_url, api_key, lambda: self.session)
+        return self._transport
+
+    def _session_timeout(self) -> object:
+        return getattr(self.session, "timeout", None)
 
 
 def instrument_flowise(
@@ -382,28 +240,9 @@ def instrument_flowise(
     return GenOpsFlowiseAdapter(base_url, api_key, **options)
 
 
-def _is_agentflow(definition: FlowDefinition | None) -> bool:
-    return definition is not None and definition.kind is FlowKind.AGENTFLOW
-
-
-def _is_event_stream(response: requests.Response) -> bool:
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return response.status_code == 200 and kind == "text/event-stream"
-
-
-def _has_audio(uploads: Sequence[Mapping[str, Any]] | None) -> bool:
-    return any(
-        str(upload.get("mime", "")).startswith("audio/") or upload.get("type") == "audio"
-        for upload in uploads or ()
-    )
-
-
-def _server(base_url: str) -> tuple[str, int]:
-    parts = urlsplit(base_url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
 _ELSEWHERE = {
+    "AsyncFlowiseAdapter": "flowise_async",
+    "AsyncFlowiseClient": "flowise_async",
     "BudgetEnforcedFlowiseAdapter": "budgets",
     "BudgetManager": "budgets",
     "FlowiseBudgetEnforcer": "budgets",

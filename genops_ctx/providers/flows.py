@@ -20,7 +20,8 @@ from .errors import (
     FlowisePermissionError,
     problem_error,
 )
-from .transport import Limits, Transport
+from .http_effects import Fetch, HttpStory
+from .transport import Limits
 
 __all__ = ["Flow", "FlowDirectory", "directory_of", "forget_directories"]
 
@@ -39,7 +40,7 @@ class Flow(NamedTuple):
 
 
 class FlowDirectory:
-    """What one key may see of one Flowise's flows. Thread-safe."""
+    """What one key may see of one Flowise's flows. Thread-safe; what it must ask for, its stories tell."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -47,7 +48,7 @@ class FlowDirectory:
         self._list: tuple[float, list[FlowSummary]] | None = None
         self._definitions: OrderedDict[str, tuple[float, FlowDefinition | FlowiseError]] = OrderedDict()
 
-    def resolve(self, reference: str, transport: Transport, limits: Limits) -> Flow:
+    def resolve(self, reference: str, base_url: str, limits: Limits) -> HttpStory[Flow]:
         """The flow that an id or a unique name means.
 
         Raises :class:`FlowiseNotFoundError` for an unknown name, :class:`ConfigurationError` for one
@@ -59,10 +60,12 @@ class FlowDirectory:
         if _is_id(reference):
             known = self._known(reference.lower())
             return Flow(reference.lower(), known.name if known is not None and known.name else reference)
-        named = [flow for flow in self._flows(transport, limits) if flow.name == reference]
+        flows = yield from self._flows(base_url, limits)
+        named = [flow for flow in flows if flow.name == reference]
         if not named:
             # The list may be older than the flow.
-            named = [flow for flow in self._flows(transport, limits, fresh=True) if flow.name == reference]
+            flows = yield from self._flows(base_url, limits, fresh=True)
+            named = [flow for flow in flows if flow.name == reference]
         if len(named) == 1:
             return Flow(named[0].id, reference)
         if named:
@@ -70,18 +73,18 @@ class FlowDirectory:
             raise ConfigurationError(
                 f"{len(named)} flows have the name {reference!r}; pass the id of one: {ids}"
             )
-        raise self._no_such_flow(reference, transport)
+        raise self._no_such_flow(reference, base_url)
 
-    def _no_such_flow(self, reference: str, transport: Transport) -> FlowiseNotFoundError:
+    def _no_such_flow(self, reference: str, base_url: str) -> FlowiseNotFoundError:
         names = [flow.name for flow in self._list[1]] if self._list is not None else []
         close = get_close_matches(reference, names, n=3)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         error = problem_error(
-            Problem(ProblemKind.NOT_FOUND), f"looking up flow {reference[:100]!r} at {transport.base_url}"
+            Problem(ProblemKind.NOT_FOUND), f"looking up flow {reference[:100]!r} at {base_url}"
         )
         return FlowiseNotFoundError(f"{error}{hint}", problem=error.problem)
 
-    def definition(self, flow_id: str, transport: Transport, limits: Limits) -> FlowDefinition | None:
+    def definition(self, flow_id: str, base_url: str, limits: Limits) -> HttpStory[FlowDefinition | None]:
         """The flow's definition; None where the key may not read it or it cannot be read now.
 
         Raises :class:`FlowiseNotFoundError` where Flowise says that there is no such flow.
@@ -90,7 +93,7 @@ class FlowDirectory:
         with self._lock:
             kept = self._definitions.get(flow_id)
         if kept is None or kept[0] <= now:
-            found = self._fetch(flow_id, transport, limits)
+            found = yield from self._fetch(flow_id, base_url, limits)
             kept = (now + (DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS), found)
             with self._lock:
                 self._definitions[flow_id] = kept
@@ -103,10 +106,10 @@ class FlowDirectory:
             raise kept[1]
         return kept[1] if isinstance(kept[1], FlowDefinition) else None
 
-    def _fetch(self, flow_id: str, transport: Transport, limits: Limits) -> FlowDefinition | FlowiseError:
-        what = f"reading flow {flow_id} at {transport.base_url}"
+    def _fetch(self, flow_id: str, base_url: str, limits: Limits) -> HttpStory[FlowDefinition | FlowiseError]:
+        what = f"reading flow {flow_id} at {base_url}"
         try:
-            raw = transport.get_json("GET", f"/api/v1/chatflows/{flow_id}", _bounded(limits), what=what)
+            raw = yield Fetch("GET", f"/api/v1/chatflows/{flow_id}", _bounded(limits), what)
         except FlowiseNotFoundError as error:
             # A gateway that lets only predictions pass answers 404 too, and says nothing of the flow.
             said_by_flowise = (
@@ -125,15 +128,15 @@ class FlowDirectory:
             flows = self._list[1] if self._list is not None else []
         return next((flow for flow in flows if flow.id == flow_id), None)
 
-    def _flows(self, transport: Transport, limits: Limits, *, fresh: bool = False) -> list[FlowSummary]:
+    def _flows(self, base_url: str, limits: Limits, *, fresh: bool = False) -> HttpStory[list[FlowSummary]]:
         now = self._clock()
         with self._lock:
             kept = self._list
         if kept is not None and kept[0] > now and not fresh:
             return kept[1]
-        what = f"looking up flows by name at {transport.base_url}"
+        what = f"looking up flows by name at {base_url}"
         try:
-            raw = transport.get_json("GET", "/api/v1/chatflows", _bounded(limits), what=what)
+            raw = yield Fetch("GET", "/api/v1/chatflows", _bounded(limits), what)
         except (FlowiseAuthenticationError, FlowisePermissionError) as error:
             raise type(error)(
                 f"{error}. Naming a flow by its name needs that permission; its id works without",

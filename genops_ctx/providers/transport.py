@@ -17,10 +17,11 @@ import urllib3.exceptions
 
 from .._version import __version__
 from ..core.errors import ConfigurationError
-from ..core.outcomes import Outcome
-from ..wire.answers import MAX_ANSWER_BYTES, Problem, ProblemKind, read_json_body
+from ..wire.answers import MAX_ANSWER_BYTES
 from .deadline import DeadlineAdapter, Exchange, exchange
-from .errors import FlowiseConnectionError, FlowiseError, FlowiseTimeoutError, problem_error
+from .errors import FlowiseError
+from .http_effects import json_of
+from .network_errors import network_error
 
 __all__ = ["CONNECT_TIMEOUT", "TOTAL_TIMEOUT", "Body", "Limits", "Transport", "check_base_url", "new_session"]
 
@@ -121,6 +122,20 @@ class Body:
         self._exchange = current
         self._what = what
 
+    @property
+    def status_code(self) -> int:
+        return self.response.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.response.headers
+
+    def as_response(self, content: bytes | None = None) -> requests.Response:
+        """The response, with the content that was read where its ``text`` and ``json()`` find it."""
+        if content is not None:
+            keep_body(self.response, content)
+        return self.response
+
     def __iter__(self) -> Iterator[bytes]:
         """As they come. Raises :class:`FlowiseTimeoutError` and :class:`FlowiseConnectionError`."""
         with _mapped(self._what, self._exchange):
@@ -210,17 +225,8 @@ class Transport:
         self, method: str, path: str, limits: Limits, *, what: str, params: Mapping[str, str] | None = None
     ) -> Any:
         """A JSON value of the management API; raises the error of whatever else comes."""
-        current = Exchange(limits.total)
-        body = self.send(method, path, current, limits, what=what, params=params)
-        response = body.response
-        content = body.read()
-        value = read_json_body(
-            response.status_code, response.headers.get("Content-Type", ""), response.headers, content
-        )
-        if isinstance(value, Problem):
-            keep_body(response, content)
-            raise problem_error(value, what, response)
-        return value
+        body = self.send(method, path, Exchange(limits.total), limits, what=what, params=params)
+        return json_of(body, body.read(), what)
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -238,13 +244,6 @@ def keep_body(response: requests.Response, content: bytes) -> None:
     """Put bytes that were read already where ``response.text`` and ``.json()`` find them."""
     response._content = content
     response._content_consumed = True  # type: ignore[attr-defined]
-
-
-def redirect_problem(response: requests.Response) -> Problem | None:
-    """A redirect is never followed: a POST would turn into a GET, and the key might go elsewhere."""
-    if 300 <= response.status_code < 400:
-        return Problem(ProblemKind.NOT_FLOWISE, response.status_code)
-    return None
 
 
 @contextmanager
@@ -268,32 +267,8 @@ def _network_error(what: str, current: Exchange, error: BaseException) -> Flowis
         raise ConfigurationError(
             f"{what} failed: a header of adapter.session is not valid; headers are strings of one line"
         ) from None
-    if any(_is_timeout(cause) for cause in causes):
-        if not left:
-            failed: FlowiseError = FlowiseTimeoutError(
-                f"{what} failed: no connection in time. Is Flowise running and reachable there?"
-            )
-            failed.outcome = Outcome.NOT_SENT
-        else:
-            failed = FlowiseTimeoutError(
-                f"{what} failed: no whole answer before the deadline. Flowise may still be at work on it, "
-                "and the model is billed. A streamed call of a flow that does not exist is never answered; "
-                "a longer timeout= may help otherwise"
-            )
-            failed.outcome = Outcome.TIMED_OUT
-        return failed
-    if not left:
-        failed = FlowiseConnectionError(
-            f"{what} failed: no connection{_reason(causes)}. Is Flowise running there? "
-            "Check base_url or FLOWISE_BASE_URL"
-        )
-        failed.outcome = Outcome.NOT_SENT
-    else:
-        failed = FlowiseConnectionError(
-            f"{what} failed: the connection broke before the answer was whole. Flowise may have run the flow"
-        )
-        failed.outcome = Outcome.DISCONNECTED
-    return failed
+    timed_out = any(_is_timeout(cause) for cause in causes)
+    return network_error(what, left=left, timed_out=timed_out, reason=_reason(causes))
 
 
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from genops_ctx import governance_context, instrument_flowise
+from genops_ctx.core.effects import drive
 from genops_ctx.core.errors import ConfigurationError
 from genops_ctx.providers import errors
 from genops_ctx.providers.flows import FlowDirectory
@@ -114,15 +115,26 @@ def test_what_is_remembered_is_forgotten_in_time(server):
     directory = FlowDirectory(lambda: now[0])
     session = requests.Session()
     transport = Transport(server.url, None, lambda: session)
+
+    def fetch(effect):
+        return transport.get_json(effect.method, effect.path, effect.limits, what=effect.what)
+
+    def resolve():
+        assert drive(directory.resolve("support-v1", server.url, Limits()), fetch).name == "support-v1"
+
+    def define():
+        flow = server.flow_id("support-v1")
+        assert drive(directory.definition(flow, server.url, Limits()), fetch).name == "support-v1"
+
     for _ in range(3):
-        directory.resolve("support-v1", transport, Limits())
-        directory.definition(server.flow_id("support-v1"), transport, Limits())
+        resolve()
+        define()
     assert len(gets(server)) == 2
     now[0] = 61.0
-    directory.resolve("support-v1", transport, Limits())
+    resolve()
     assert len(gets(server)) == 3
     now[0] = 301.0
-    directory.definition(server.flow_id("support-v1"), transport, Limits())
+    define()
     assert len(gets(server)) == 4
 
 

@@ -1,0 +1,296 @@
+"""The story of one prediction: look up, admit, send, meter, book. Sync and async alike.
+
+Its effects are those of :mod:`.http_effects` and of admission; an adapter drives it to an answer, or to
+a stream that has opened.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..attempt import Attempt, finish_quietly, opening
+from ..core.admission import Forecast
+from ..core.attribution import check_attribution
+from ..core.errors import BudgetExceeded, ConfigurationError
+from ..core.money import Amount, nanos_up, parse_dollars
+from ..core.outcomes import Outcome
+from ..pricing.plans import fee_line
+from ..wire.answers import Problem, read_json_answer
+from ..wire.executions import read_executions, usage_of_execution
+from ..wire.flows import FlowDefinition, FlowKind
+from ..wire.readings import Reading
+from ..wire.requests import dump, prediction_body, prediction_path
+from ..wire.usage import StreamReader
+from .answers import Finish, FlowiseAnswer
+from .client import FlowiseClient, check_metering, one_of
+from .deadline import Exchange
+from .errors import FlowiseError, FlowiseNotFoundError, problem_error
+from .estimates import Texts, forecast
+from .flow_models import models_of
+from .flows import Flow
+from .http_effects import Fetch, HttpStory, Post, Receive, Reply, is_event_stream, redirect_problem
+from .prediction import Asked, Prediction
+from .transport import Limits
+
+if TYPE_CHECKING:
+    from ..core.records import Charge
+    from ..runtime import Runtime
+
+__all__ = ["OpenStream", "PredictingClient"]
+
+
+class OpenStream(NamedTuple):
+    """A stream whose headers came: what is needed to read and to book it."""
+
+    reply: Reply
+    reader: StreamReader
+    finish: Finish
+    what: str
+    runtime: Runtime
+
+
+class PredictingClient(FlowiseClient):
+    """A client whose predictions are governed, told as stories."""
+
+    def _predict(
+        self,
+        runtime: Runtime,
+        chatflow_id: str | None,
+        question: str | None,
+        sessionId: str | None,
+        overrideConfig: dict[str, Any] | None,
+        history: Sequence[Mapping[str, Any]] | None,
+        stream: bool,
+        *,
+        flow_id: str | None = None,
+        session_id: str | None = None,
+        chatId: str | None = None,
+        uploads: Sequence[Mapping[str, Any]] | None = None,
+        humanInput: Mapping[str, Any] | None = None,
+        form: Mapping[str, Any] | None = None,
+        max_cost: Amount | None = None,
+        idempotency_key: str | None = None,
+        metering: str | None = None,
+        timeout: object = None,
+        **attribution: object,
+    ) -> HttpStory[FlowiseAnswer | OpenStream]:
+        """The arguments are those of ``predict_flow()``."""
+        reference = one_of("chatflow_id", chatflow_id, "flow_id", flow_id)
+        if reference is None:
+            raise ConfigurationError("predict_flow() needs chatflow_id, a flow's id or unique name")
+        session = one_of("sessionId", sessionId, "session_id", session_id)
+        checked = check_attribution(
+            {"session_id": session, **attribution}, known=self.parameters, where="predict_flow()"
+        )
+        route = check_metering(metering) if metering is not None else self.metering
+        limits = self._limits(timeout)
+        body = prediction_body(
+            question,
+            streaming=stream,
+            session_id=session,
+            chat_id=chatId,
+            override_config=overrideConfig,
+            history=history,
+            uploads=uploads,
+            human_input=humanInput,
+            form=form,
+        )
+        asked = Asked(
+            body=body,
+            question=question,
+            texts=Texts(question or "", tuple(turn["content"] for turn in body.get("history", ()))),
+            audio=_has_audio(uploads),
+            stream=stream,
+            route=route,
+            attribution=checked,
+            max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
+            key=idempotency_key,
+        )
+        # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
+        current = Exchange(limits.total)
+        attempt, prediction, content = yield from self._admit(runtime, reference, asked, limits, current)
+        what = f"prediction of flow {prediction.flow.name!r} at {self.base_url}"
+        post = Post(attempt, prediction_path(prediction.flow.id), content, current, limits, what)
+        return (yield from self._send(post, prediction, asked))
+
+    def _admit(
+        self,
+        runtime: Runtime,
+        reference: str,
+        asked: Asked,
+        limits: Limits,
+        current: Exchange,
+        instead_of: Flow | None = None,
+    ) -> HttpStory[tuple[Attempt, Prediction, bytes]]:
+        """Admit the call of a flow, or of the cheaper one that a budget names instead of it."""
+        flow = yield from self._resolved(reference, limits.half_of(current))
+        definition = yield from self._definition(flow, limits.half_of(current), must_exist=asked.stream)
+        if definition is not None and definition.name:
+            flow = flow._replace(name=definition.name)
+        body = dict(asked.body)
+        if asked.route == "evaluation" and not asked.stream and not _is_agentflow(definition):
+            body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
+        # An id of our own, where the caller has none, finds the execution record of a failed run.
+        bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
+        override: Mapping[str, Any] = body.get("overrideConfig", {})
+        running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
+        # Whatever can be wrong with the request is found before anything is reserved for it.
+        content = dump(body)
+        defaults = check_attribution(self.governance_attrs, where="governance_attrs")
+        fee = fee_line(self.pricing_tier, runtime.clock())
+        fees = () if fee is None else (fee,)
+        prediction = Prediction(flow, definition, asked.texts, running, asked.audio, fees)
+
+        def expected() -> Forecast:
+            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
+            return found if fee is None else found.with_fee(fee.nanos)
+
+        try:
+            attempt = yield from opening(
+                flow.name,
+                flow=flow.id,
+                defaults=defaults,
+                attribution=asked.attribution,
+                max_nanos=asked.max_nanos,
+                idempotency_key=asked.key,
+                deadline=limits.total,
+                forecast=expected,
+                server=_server(self.base_url),
+                runtime=runtime,
+                own=self._budgets,
+                models=lambda: models_of(definition, override, runtime.prices),
+                question=asked.question,
+                degraded_from=instead_of.name if instead_of is not None else "",
+            )
+        except BudgetExceeded as refusal:
+            if not refusal.fallback or instead_of is not None:
+                raise
+            cheaper = yield from self._resolved(refusal.fallback, limits.half_of(current))
+            if cheaper.id == flow.id:
+                raise
+            return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
+        return attempt, prediction, content
+
+    def _send(
+        self, post: Post, prediction: Prediction, asked: Asked
+    ) -> HttpStory[FlowiseAnswer | OpenStream]:
+        attempt, what = post.attempt, post.what
+        runtime = attempt.runtime
+        quiet = asked.route == "estimate"
+        try:
+            reply = yield post
+            if asked.stream and is_event_stream(reply):
+                reader = StreamReader(prediction.definition, audio_uploaded=prediction.audio)
+                return OpenStream(reply, reader, self._finisher(attempt, prediction, quiet), what, runtime)
+            content = yield Receive(reply)
+            status, headers = reply.status_code, reply.headers
+            parsed = redirect_problem(status) or read_json_answer(
+                status, headers.get("Content-Type", ""), headers, content
+            )
+            if isinstance(parsed, Problem):
+                raise problem_error(parsed, what, reply.as_response(content))
+        except FlowiseError as error:
+            executed = None
+            try:
+                if error.outcome is Outcome.FAILED and prediction.agentflow:
+                    executed = yield from self._execution(prediction)
+            finally:
+                now = runtime.clock()
+                report = prediction.failed(error.outcome, error.problem, executed, runtime.prices, now)
+                error.charge = finish_quietly(attempt, report, error)
+            raise
+        except BaseException as error:
+            # Interrupted (KeyboardInterrupt, a cancellation): the request may have left. A bad header or
+            # URL is found before it does.
+            unsent = post.current.sent is False or isinstance(error, ConfigurationError)
+            outcome = Outcome.NOT_SENT if unsent else Outcome.CANCELLED
+            report = prediction.failed(outcome, None, None, runtime.prices, runtime.clock())
+            finish_quietly(attempt, report, error)
+            raise
+        answer = FlowiseAnswer(parsed)
+        answer.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
+        _say_inexact(runtime, answer.charge, prediction, quiet)
+        return answer
+
+    def _finisher(self, attempt: Attempt, prediction: Prediction, quiet: bool) -> Finish:
+        """What books a stream, however it ends."""
+        runtime = attempt.runtime
+
+        def finish(outcome: Outcome, read: StreamReader, error: BaseException | None) -> Charge | None:
+            now = runtime.clock()
+            if outcome is Outcome.REFUSED:
+                report = prediction.failed(outcome, None, None, runtime.prices, now)
+            else:
+                report = prediction.streamed(outcome, read, runtime.prices, now)
+            charge = (
+                attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
+            )
+            _say_inexact(runtime, charge, prediction, quiet)
+            return charge
+
+        return finish
+
+    def _execution(self, prediction: Prediction) -> HttpStory[Reading | None]:
+        """What the record of a failed run proves; None where it cannot be read or told apart."""
+        limits = Limits(self.timeout.connect, min(self.timeout.total, 10.0))
+        what = f"reading the execution of flow {prediction.flow.name!r} at {self.base_url}"
+        params = {"agentflowId": prediction.flow.id, "sessionId": prediction.session, "limit": "2"}
+        try:
+            raw = yield Fetch("GET", "/api/v1/executions", limits, what, params)
+        except FlowiseError:
+            return None
+        records = read_executions(raw, session_id=prediction.session)
+        if len(records) != 1:
+            return None
+        return usage_of_execution(records[0], prediction.definition)
+
+    def _definition(
+        self, flow: Flow, limits: Limits, *, must_exist: bool
+    ) -> HttpStory[FlowDefinition | None]:
+        try:
+            return (yield from self._directory.definition(flow.id, self.base_url, limits))
+        except FlowiseNotFoundError:
+            # A streamed call of an unknown flow is never answered; any other is, by a 404.
+            if must_exist:
+                raise
+            return None
+
+
+def _say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction, quiet: bool) -> None:
+    if quiet or charge is None or not charge.lines or charge.outcome != Outcome.COMPLETED:
+        return
+    name = prediction.flow.name
+    if any(line.source == "estimated" and line.exactness != "exact" for line in charge.lines):
+        if prediction.definition is None:
+            advice = (
+                "its definition could not be read, so its models are not known: give the API key the "
+                "permissions chatflows:view and agentflows:view"
+            )
+        elif prediction.agentflow:
+            advice = "Flowise does not report the usage of some of its nodes"
+        else:
+            advice = (
+                "Flowise reports no usage for classic flows. It does without streaming, on request: "
+                f'predict_flow({name!r}, …, metering="evaluation"), or '
+                f"genops-ctx run {name!r} QUESTION --metering evaluation"
+            )
+        runtime.say_once("the cost of flow %r is estimated: %s", name, advice)
+
+
+def _is_agentflow(definition: FlowDefinition | None) -> bool:
+    return definition is not None and definition.kind is FlowKind.AGENTFLOW
+
+
+def _has_audio(uploads: Sequence[Mapping[str, Any]] | None) -> bool:
+    return any(
+        str(upload.get("mime", "")).startswith("audio/") or upload.get("type") == "audio"
+        for upload in uploads or ()
+    )
+
+
+def _server(base_url: str) -> tuple[str, int]:
+    parts = urlsplit(base_url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
