@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..core.accounts import Account, Refusal, Reserve, Watch, reserve
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["BudgetEnforcedFlowiseAdapter", "BudgetManager", "FlowiseBudgetEnforcer"]
 
 log = logging.getLogger("genops_ctx")
+
+RATIOS = Context(prec=28)
+"""For what is no amount of money, whatever the caller's decimal context is."""
 
 
 class _Advice:
@@ -290,9 +293,9 @@ class BudgetManager:
                 "spent": spent,
                 "budget": budget,
                 "remaining": budget - spent,
-                "utilization": spent / budget if budget else Decimal(0),
+                "utilization": RATIOS.divide(spent, budget) if budget else Decimal(0),
             }
         with self._lock:
             queries, blocked, total = self.total_queries, self.blocked_queries, self._total
-        average = dollars(total) / queries if queries else Decimal(0)
+        average = RATIOS.divide(dollars(total), Decimal(queries)) if queries else Decimal(0)
         return {**stats, "total_queries": queries, "blocked_queries": blocked, "avg_cost": average}
