@@ -153,7 +153,7 @@ def grant(scope: str, amount: str, until: str, reason: str, as_json: bool) -> No
     with _controls() as (controls, _):
         controls.grant(scope, nanos, end, reason=reason)
     if as_json:
-        _print({"scope": scope, "granted": str(dollars(nanos)), "until": _time(end)})
+        _print({"scope": scope, "granted": _usd(nanos), "until": _time(end)})
     else:
         click.echo(f"{scope}: {format_dollars(nanos)} more until {_time(end)}.")
 
@@ -168,7 +168,7 @@ def reset(scope: str, window: str | None, reason: str, as_json: bool) -> None:
     with _controls() as (controls, _):
         taken = controls.reset(scope, window, reason=reason)
     if as_json:
-        _print({"scope": scope, "reset": {key: str(dollars(nanos)) for key, nanos in taken.items()}})
+        _print({"scope": scope, "reset": {key: _usd(nanos) for key, nanos in taken.items()}})
         return
     for key, nanos in taken.items():
         click.echo(f"{key}: {format_dollars(nanos)} taken back")
@@ -217,7 +217,7 @@ def rebuild(yes: bool, reason: str, as_json: bool) -> None:
             )
         changed = controls.rebuild(reason=reason)
     if as_json:
-        _print({key: [str(dollars(was)), str(dollars(now))] for key, (was, now) in changed.items()})
+        _print({key: [_usd(was), _usd(now)] for key, (was, now) in changed.items()})
         return
     for key, (was, now) in changed.items():
         click.echo(f"{key}: {format_dollars(was)} -> {format_dollars(now)}")
@@ -304,12 +304,16 @@ def _time(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
+def _usd(nanos: int) -> str:
+    return f"{dollars(nanos):f}"
+
+
 def _row(row: Row) -> dict[str, Any]:
     amounts = ("limit", "spent", "reserved", "granted")
     shown: dict[str, Any] = {item.name: getattr(row, item.name) for item in fields(row)}
     for name in amounts:
-        shown[name] = None if shown[name] is None else str(dollars(shown[name]))
-    shown["remaining"] = None if row.remaining is None else str(dollars(row.remaining))
+        shown[name] = None if shown[name] is None else _usd(shown[name])
+    shown["remaining"] = None if row.remaining is None else _usd(row.remaining)
     shown["resets_at"] = _time(row.resets_at)
     return shown
 

@@ -271,6 +271,7 @@ def test_the_budget_manager_of_cascadeflow(clock, caplog) -> None:
     clock.advance(3600)
     manager.record_cost(1)
     assert manager.spent == {"hourly": 1, "daily": 2, "monthly": 2}
+    clock.advance(3600)
     assert manager.can_afford("0.01") == (False, "Daily budget exceeded")
     clock.advance(86_400)
     assert manager.can_afford("0.51") == (False, "Monthly budget exceeded")
