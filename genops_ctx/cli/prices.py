@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,15 @@ def prices() -> None:
 @click.argument("provider")
 @click.argument("model", required=False)
 @click.option("--at", "when", metavar="TIME", help="A day or an ISO time with an offset; now where left out.")
-def show(provider: str, model: str | None, when: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs; amounts are strings.")
+def show(provider: str, model: str | None, when: str | None, as_json: bool) -> None:
     """Show the price of MODEL at PROVIDER, or list the provider's models.
 
     PROVIDER may be a Flowise node's name, such as chatOpenAI.
     """
     catalogue, at = _catalogue(), _moment(when)
     if model is None:
-        _list_models(catalogue, provider, at)
+        _list_models(catalogue, provider, at, as_json)
         return
     rates = catalogue.rates(provider, model, at)
     from ..core.records import Usage
@@ -44,6 +46,10 @@ def show(provider: str, model: str | None, when: str | None) -> None:
     if rates is None:
         raise click.ClickException(quote.note)
     name = f"{catalogue.provider_of(provider)}/{model.strip().lower()}"
+    if as_json:
+        tiers = [{"above": above, **kinds} for above, kinds in rates]
+        _print_json({"model": name, "version": quote.version, "note": quote.note, "tiers": tiers})
+        return
     click.echo(f"{name}  ({quote.version})")
     for above, kinds in rates:
         if above > 0:
@@ -76,23 +82,23 @@ def set_price(provider: str, model: str, input_: str | None, **rest: str | None)
     """Give the price of MODEL at PROVIDER; it goes before the catalogue's.
 
     MODEL is an exact name, or '*' for every model of the provider; an Azure deployment takes the price
-    of its model by --as. Kinds that are left out cost what
-    their whole costs: cached input what input costs, reasoning what output costs.
+    of its model by --as. Kinds that are left out cost what their whole costs: cached input what input
+    costs, reasoning what output costs.
     """
     from ..pricing.names import provider_of
-    from ..pricing.overrides import PriceOverride, load_overrides, overrides_path, save_overrides
+    from ..pricing.overrides import PriceOverride, add_override, overrides_path
 
     path = overrides_path()
     try:
         new = PriceOverride(provider_of(provider), model.strip().lower(), input=input_, **rest)  # type: ignore[arg-type]
-        kept = [
-            old
-            for old in load_overrides(path)
-            if (provider_of(old.provider), old.model.strip().lower(), old.start)
-            != (new.provider, new.model, new.start)
-        ]
-        save_overrides(path, [*kept, new])
-    except (ConfigurationError, OSError) as problem:
+        if new.priced_as and not _catalogue().is_priced(
+            new.provider, new.priced_as, max(new.start, time.time())
+        ):
+            raise ConfigurationError(
+                f"no price is known for {new.provider}/{new.priced_as}, so that nothing can be priced as it"
+            )
+        add_override(path, new)
+    except (ConfigurationError, OSError, UnicodeError) as problem:
         raise click.ClickException(str(problem)) from None
     click.echo(f"{new.label}: written to {path}")
 
@@ -100,28 +106,34 @@ def set_price(provider: str, model: str, input_: str | None, **rest: str | None)
 @prices.command()
 @click.argument("names", nargs=-1, metavar="PROVIDER/MODEL…")
 @click.option("--at", "when", metavar="TIME", help="A day or an ISO time with an offset; now where left out.")
-def coverage(names: tuple[str, ...], when: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def coverage(names: tuple[str, ...], when: str | None, as_json: bool) -> None:
     """Say which models have a price: those named, or how many of each provider.
 
     Ends with status 1 where a named model has none.
     """
     catalogue, at = _catalogue(), _moment(when)
     if not names:
-        _count_rows(catalogue, at)
+        _count_rows(catalogue, at, as_json)
         return
-    missing = 0
+    priced: dict[str, bool] = {}
     for name in names:
-        provider, slash, model = name.partition("/")
-        if not slash or not model:
+        provider, _, model = name.partition("/")
+        if not provider or not model:
             raise click.BadParameter(f"write {name!r} as PROVIDER/MODEL", param_hint="PROVIDER/MODEL")
-        known = catalogue.is_priced(provider, model, at)
-        missing += not known
-        click.echo(f"{'priced ' if known else 'MISSING'}  {name}")
+        priced[name] = catalogue.is_priced(provider, model, at)
+    missing = list(priced.values()).count(False)
+    if as_json:
+        _print_json(priced)
+    else:
+        for name, known in priced.items():
+            click.echo(f"{'priced ' if known else 'MISSING'}  {name}")
+        if missing:
+            click.echo(
+                f"{missing} without a price; "
+                "give one with: genops-ctx prices set PROVIDER MODEL --input USD --output USD"
+            )
     if missing:
-        click.echo(
-            f"{missing} without a price; "
-            "give one with: genops-ctx prices set PROVIDER MODEL --input USD --output USD"
-        )
         raise SystemExit(1)
 
 
@@ -136,19 +148,25 @@ def coverage(names: tuple[str, ...], when: str | None) -> None:
 @click.option("--at", "when", metavar="TIME", help="Compare the prices in force then; now where left out.")
 def update(source: Path | None, yes: bool, when: str | None) -> None:
     """Fetch newer price data, show what changes, and apply it when you agree."""
-    from ..pricing.data import read_providers
+    from ..pricing.data import PriceData, read_providers
     from ..pricing.difference import changes
-    from ..pricing.updates import fetch_data, save_data
+    from ..pricing.updates import fetch_data, load_data, save_data
 
     at = _moment(when)
+    try:
+        current = load_data()
+        broken = False
+    except ConfigurationError as problem:
+        click.echo(f"{problem}\nIt is compared with the shipped prices instead.", err=True)
+        current, broken = None, True
     try:
         raw = source.read_bytes() if source else fetch_data()
         new = read_providers(raw)
     except (ConfigurationError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
-    found = list(changes(_catalogue().data, new, at))
+    found = list(changes(current or PriceData(), new, at))
     _show_changes(found)
-    if not found:
+    if not found and not broken:
         return
     if not yes:
         click.confirm("Apply?", abort=True)
@@ -159,15 +177,23 @@ def update(source: Path | None, yes: bool, when: str | None) -> None:
     click.echo(f"Applied: {path}. Remove the file to go back to the shipped data.")
 
 
-def _list_models(catalogue: Catalogue, provider: str, at: float) -> None:
+def _list_models(catalogue: Catalogue, provider: str, at: float, as_json: bool) -> None:
     seller = catalogue.provider_of(provider)
     rows = [model.id for owner, model in catalogue.data.rows() if owner == seller]
     if not rows:
         raise click.ClickException(
             f"no models are listed for {seller!r}; known: {', '.join(catalogue.data.providers)}"
         )
-    for model in rows:
-        rates = catalogue.rates(seller, model, at)
+    listed = {model: catalogue.rates(seller, model, at) for model in rows}
+    if as_json:
+        _print_json(
+            {
+                model: rates and [{"above": above, **kinds} for above, kinds in rates]
+                for model, rates in listed.items()
+            }
+        )
+        return
+    for model, rates in listed.items():
         base = rates[0][1] if rates else {}
         shown = "  ".join(
             f"{kind} ${amount:f}" for kind, amount in base.items() if kind in {"input", "output"}
@@ -175,12 +201,15 @@ def _list_models(catalogue: Catalogue, provider: str, at: float) -> None:
         click.echo(f"{model:<50} {shown or 'not billed by the token'}")
 
 
-def _count_rows(catalogue: Catalogue, at: float) -> None:
+def _count_rows(catalogue: Catalogue, at: float, as_json: bool) -> None:
     counts: dict[str, list[int]] = {}
     for provider, model in catalogue.data.rows():
         count = counts.setdefault(provider, [0, 0])
         count[0] += 1
         count[1] += catalogue.is_priced(provider, model.id, at)
+    if as_json:
+        _print_json({name: {"models": rows, "priced": priced} for name, (rows, priced) in counts.items()})
+        return
     for provider, (rows, priced) in counts.items():
         click.echo(f"{provider:<28} {priced:>5} of {rows} models priced by the token")
     click.echo(
@@ -192,6 +221,10 @@ def _show_changes(found: Sequence[PriceChange]) -> None:
     for change in found:
         click.echo(f"{change.provider}/{change.model}: {change.text}")
     click.echo(f"{len(found)} change(s)" if found else "The prices in force are the same.")
+
+
+def _print_json(found: object) -> None:
+    click.echo(json.dumps(found, indent=2, default="{:f}".format))
 
 
 def _catalogue() -> Catalogue:

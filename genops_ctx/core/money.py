@@ -8,7 +8,15 @@ rounded up once is never off by more than that line's last nano-dollar.
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation
+from decimal import (
+    ROUND_CEILING,
+    ROUND_FLOOR,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+)
 from typing import TypeAlias
 
 from .errors import ConfigurationError
@@ -32,10 +40,20 @@ MAX_NANOS = 2**63 - 1
 Amount: TypeAlias = Decimal | int | str | float
 """What users may give as an amount of dollars; a float is read through its shortest repr."""
 
-EXACT = Context(prec=80, rounding=ROUND_CEILING)
+EXACT = Context(
+    prec=80,
+    rounding=ROUND_CEILING,
+    Emin=-999_999,
+    Emax=999_999,
+    capitals=1,
+    clamp=0,
+    flags=[],
+    traps=[DivisionByZero, InvalidOperation, Overflow],
+)
 """The package's own arithmetic: independent of the caller's ``decimal.getcontext()``.
 
-80 digits hold a price of 30 digits times a token count of 20, with room to add.
+80 digits hold a price of 30 digits times a token count of 20, with room to add. Every field is given:
+one that is left out would come from ``decimal.DefaultContext``, which a program may change.
 """
 
 _NINE_PLACES = Decimal("1E-9")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
+from math import inf
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ __all__ = ["PricedCall", "Suggestion", "cheaper_plans", "suggestions"]
 MIN_CALLS = 5
 """Fewer calls than this say nothing about which prompts are long."""
 
+MIN_CACHED = 1_024
+"""Providers cache no shorter part of a prompt (some of them only from 2,048 or 4,096 tokens on)."""
+
+KEPT_SECONDS = 300
+"""How long a provider keeps a cached prompt after its last use, by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class PricedCall:
@@ -38,6 +45,8 @@ class PricedCall:
     usage: Usage
     at: float
     cost: Decimal
+    flow: str = ""
+    """what made it: calls of one flow share the start of their prompts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class Suggestion:
     text: str
     current: Decimal
     proposed: Decimal
+    other_maker: bool = False
+    """a model of another maker, which cuts the same text into other tokens"""
 
     @property
     def saving(self) -> Decimal:
@@ -65,7 +76,9 @@ def suggestions(
 ) -> list[Suggestion]:
     """What each model's calls could have cost, dearest saving first.
 
-    ``classes`` replaces the shipped ``model_classes.toml``: class -> ``members`` and ``offered``.
+    ``classes`` replaces the shipped ``model_classes.toml``: class -> ``members``, ``offered`` and
+    ``thinking``. Calls whose cost was given and is not what the catalogue says are only compared with
+    other models: what caching or a shorter prompt would have cost them is not known.
     """
     groups: dict[tuple[str, str], list[PricedCall]] = defaultdict(list)
     for call in calls:
@@ -73,9 +86,12 @@ def suggestions(
         groups[seller, model_names(seller, call.usage.model)[-1]].append(call)
     found: list[Suggestion] = []
     for (seller, model), group in groups.items():
-        found += _other_models(catalogue, seller, model, group, classes or _shipped_classes())
-        found += _caching(catalogue, f"{seller}/{model}", group)
-        found += _long_prompts(catalogue, f"{seller}/{model}", group)
+        found += _other_models(
+            catalogue, seller, model, group, _shipped_classes() if classes is None else classes
+        )
+        if all(_costs_what_is_listed(catalogue, call) for call in group):
+            found += _caching(catalogue, f"{seller}/{model}", group)
+            found += _long_prompts(catalogue, f"{seller}/{model}", group)
     return sorted((one for one in found if one.saving > 0), key=lambda one: one.saving, reverse=True)
 
 
@@ -110,13 +126,22 @@ def _other_models(
 ) -> Iterable[Suggestion]:
     row = catalogue.listed_as(seller, model)
     current = add_up(call.cost for call in group)
+    if any(call.usage.input_audio_tokens or call.usage.output_audio_tokens for call in group):
+        return  # which of the others speak and listen is not in the data
     for name, members in classes.items():
-        if f"{seller}/{row}" not in members["members"]:
+        # By the model alone: Azure and Vertex sell the models of others.
+        makers = {
+            maker for maker, _, one in (name.partition("/") for name in members["members"]) if one == row
+        }
+        if not makers:
             continue
+        thinking = {one.partition("/")[2] for one in members.get("thinking", ())}
         for offer in members["offered"]:
-            provider, _, other = offer.partition("/")
-            if (provider, other) == (seller, row):
+            maker, _, other = offer.partition("/")
+            # A model that thinks first writes more tokens for the same answer.
+            if other == row or (other in thinking and row not in thinking):
                 continue
+            provider = seller if catalogue.is_priced(seller, other, group[-1].at) else maker
             proposed = _price(
                 catalogue, [(replace(call.usage, provider=provider, model=other), call.at) for call in group]
             )
@@ -124,17 +149,20 @@ def _other_models(
                 yield Suggestion(
                     "model",
                     f"{seller}/{model}",
-                    f"{offer} is of the same class ({name}) and costs less for the same tokens; "
-                    "try it on your own questions first",
+                    f"{provider}/{other} is in the same class ({name}) and costs less for as many tokens; "
+                    + ("" if maker in makers else "it counts tokens its own way; ")
+                    + "try it on your own questions first",
                     current,
                     proposed,
+                    other_maker=maker not in makers,
                 )
 
 
 def _caching(catalogue: Catalogue, subject: str, group: Sequence[PricedCall]) -> Iterable[Suggestion]:
-    """Half of the input that was not cached repeats: written by the first call, read by the others."""
+    """Half of the input that was not cached repeats: a flow's first call writes it, the next ones read it."""
     changed = []
-    for number, call in enumerate(group):
+    used: dict[str, float] = {}
+    for call in sorted(group, key=lambda call: call.at):
         usage = call.usage
         fresh = (
             usage.input_tokens
@@ -142,15 +170,20 @@ def _caching(catalogue: Catalogue, subject: str, group: Sequence[PricedCall]) ->
             - usage.cache_write_tokens
             - usage.cache_write_1h_tokens
         )
-        part = "cache_read_tokens" if number else "cache_write_tokens"
-        changed.append((replace(usage, **{part: getattr(usage, part) + fresh // 2}), call.at))
+        if fresh // 2 >= MIN_CACHED:
+            kept = call.at - used.get(call.flow, -inf) <= KEPT_SECONDS
+            part = "cache_read_tokens" if kept else "cache_write_tokens"
+            usage = replace(usage, **{part: getattr(usage, part) + fresh // 2})
+            used[call.flow] = call.at
+        changed.append((usage, call.at))
     proposed = _price(catalogue, changed)
-    if len(group) > 1 and proposed is not None:
+    if proposed is not None:
         yield Suggestion(
             "caching",
             subject,
-            "cache what repeats at the start of the prompt; this is the price if half of the input that "
-            "is not cached today were written to the cache once and read from it afterwards",
+            "cache what repeats at the start of the prompt; this is the price if half of the input that is "
+            "not cached today were written to the cache by a flow's first call and read by those that "
+            "follow within 5 minutes",
             add_up(call.cost for call in group),
             proposed,
         )
@@ -161,16 +194,18 @@ def _long_prompts(catalogue: Catalogue, subject: str, group: Sequence[PricedCall
     if len(group) < MIN_CALLS:
         return
     usual = median_low([call.usage.input_tokens for call in group])
-    long = [call for call in group if call.usage.input_tokens > 2 * usual]
+    long = [call for call in group if call.usage.input_tokens > 2 * usual > 0]
     proposed = _price(catalogue, [(_cut(call.usage, usual), call.at) for call in long])
     if long and proposed is not None:
+        current = add_up(call.cost for call in group)
+        saving = EXACT.subtract(add_up(call.cost for call in long), proposed)
         yield Suggestion(
             "prompt",
             subject,
             f"{len(long)} of {len(group)} prompts have more than twice the usual {usual} tokens; "
             "cut them to the usual size (history, retrieved passages)",
-            add_up(call.cost for call in long),
-            proposed,
+            current,
+            EXACT.subtract(current, saving),
         )
 
 
@@ -182,6 +217,10 @@ def _cut(usage: Usage, size: int) -> Usage:
         parts[name] = min(left, getattr(usage, name))
         left -= parts[name]
     return replace(usage, **parts, input_audio_tokens=min(size, usage.input_audio_tokens))
+
+
+def _costs_what_is_listed(catalogue: Catalogue, call: PricedCall) -> bool:
+    return _price(catalogue, [(call.usage, call.at)]) == call.cost
 
 
 def _price(catalogue: Catalogue, calls: Sequence[tuple[Usage, float]]) -> Decimal | None:

@@ -19,7 +19,7 @@ from .names import LOCAL_PROVIDERS, UNPRICED_PROVIDERS, model_names, provider_of
 from .overrides import PriceOverride, load_overrides, overrides_path, parse_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from decimal import Decimal
 
     from ..core.records import Usage
@@ -181,36 +181,56 @@ class Catalogue:
             )
         seller = provider_of(provider)
         names = model_names(seller, model)
+        sources = (("override", self._overrides), ("correction", self.corrections))
+        return self._first(sources, seller, names, at, context)
+
+    def _first(
+        self,
+        sources: Sequence[tuple[str, Sequence[PriceOverride]]],
+        seller: str,
+        names: tuple[str, ...],
+        at: float,
+        context: Mapping[str, str] | None,
+    ) -> Period:
         start, end = 0.0, _LAST
-        for kind, candidates in (("override", self._overrides), ("correction", self.corrections)):
+        for number, (kind, candidates) in enumerate(sources):
             found, after, before = _in_force(candidates, seller, names, at)
             start, end = max(start, after), min(end, before)
-            if found is not None:
-                period = self._overridden(found, kind, seller, at, context)
-                return replace(period, start=max(period.start, start), end=min(period.end, end))
-        period = self._listed(seller, names, at, context)
+            if found is None:
+                continue
+            day = "" if found.start == -inf else f" {_day(found.start)}"
+            if found.priced_as:
+                # The other model's price, wherever that one comes from. Its amounts only: two that are
+                # priced as each other would have none.
+                amounts = [one for one in candidates if not one.priced_as] if kind == "override" else []
+                period = self._first(
+                    [(kind, amounts), *sources[number + 1 :]],
+                    seller,
+                    model_names(seller, found.priced_as),
+                    at,
+                    context,
+                )
+                period = replace(period, version=f"{kind}{day}, as {found.priced_as} in {period.version}")
+            else:
+                period = Period(-inf, inf, found.compiled(), f"{kind}{day}")
+            break
+        else:
+            period = self._listed(seller, names, at, context)
         return replace(period, start=max(period.start, start), end=min(period.end, end))
-
-    def _overridden(
-        self, found: PriceOverride, kind: str, seller: str, at: float, context: Mapping[str, str] | None
-    ) -> Period:
-        day = "" if found.start == -inf else f" {_day(found.start)}"
-        if found.priced_as:
-            period = self._listed(seller, (found.priced_as.strip().lower(),), at, context)
-            return replace(period, version=f"{kind}{day}, as {found.priced_as} in {period.version}")
-        return Period(-inf, inf, found.compiled(), f"{kind}{day}")
 
     def _listed(
         self, seller: str, names: tuple[str, ...], at: float, context: Mapping[str, str] | None
     ) -> Period:
-        if seller in LOCAL_PROVIDERS:
+        if seller in LOCAL_PROVIDERS and not names[0].endswith(("-cloud", ":cloud")):
             return Period(-inf, inf, free(), "local", "local model")
         data = self.data
         row = data.find(seller, names)
         if row is not None:
             return data.period(row, at, context)
         reason = UNPRICED_PROVIDERS.get(seller) or (
-            f"no price is known for model {names[0][:80]!r} of {seller[:80]!r}"
+            "Ollama's cloud is paid by subscription, not by the token"
+            if seller in LOCAL_PROVIDERS
+            else f"no price is known for model {names[0][:80]!r} of {seller[:80]!r}"
             if seller in data.providers
             else f"no prices are known for provider {seller[:80]!r}"
         )
@@ -236,7 +256,7 @@ def _in_force(
         if provider_of(candidate.provider) != seller:
             continue
         name = candidate.model.strip().lower()
-        if name != "*" and name not in names:
+        if name != "*" and not set(names).intersection(model_names(seller, name)):
             continue
         for bound in (candidate.start, candidate.end):
             if bound <= at:

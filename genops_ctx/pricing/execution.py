@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,14 +12,19 @@ from ..core.money import EXACT, dollars, nanos_up, parse_dollars
 from ..core.records import CostSource, Exactness, Line, LineKind, Usage, least_exact
 from .names import provider_of
 
-__all__ = ["FlowiseExecutionCost", "add_up", "given_line", "read_call"]
+__all__ = ["FlowiseExecutionCost", "add_up", "given_line", "read_calls"]
 
-_TOKENS = {field.name for field in fields(Usage) if field.name.endswith("_tokens")}
+_TOKENS = {part.name for part in fields(Usage) if part.name.endswith("_tokens")}
 _OTHER_SPELLINGS = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
     "cached_tokens": "cache_read_tokens",
 }
+_BESIDE_INPUT = {
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
+"""Anthropic's own names: where one is given, ``input_tokens`` leaves these out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class FlowiseExecutionCost:
     pricing_tier: str
     lines: tuple[Line, ...]
     """one per model call, and one for the plan's fee where there is a plan"""
-    token_costs: Mapping[str, Decimal]
+    token_costs: Mapping[str, Decimal] = field(hash=False)
     """by kind of token (``input``, ``cache_read``, ``output`` …); ``given`` for costs given as amounts,
     ``rounding`` for what rounding lines up to a nano-dollar added. The sum is that of provider_costs."""
     at: float
@@ -46,12 +51,12 @@ class FlowiseExecutionCost:
     @property
     def provider_costs(self) -> dict[str, Decimal]:
         """By provider id. A provider none of whose calls has a known price is not in it."""
-        return self._by(lambda usage: usage.provider)
+        return self._by(lambda usage: provider_of(usage.provider))
 
     @property
     def model_costs(self) -> dict[str, Decimal]:
-        """By ``provider/model``, without those whose price is not known."""
-        return self._by(lambda usage: f"{usage.provider}/{usage.model}")
+        """By ``provider/model`` in lower case, without those whose price is not known."""
+        return self._by(_label)
 
     @property
     def total_cost(self) -> Decimal:
@@ -64,11 +69,14 @@ class FlowiseExecutionCost:
 
     @property
     def unpriced(self) -> tuple[str, ...]:
-        """``provider/model`` of the calls whose price is not known: total_cost leaves them out."""
+        """``provider/model`` of the calls whose cost is not known, ``flowise/`` and the tier for a fee.
+
+        ``total_cost`` leaves them out.
+        """
         return tuple(
-            f"{line.usage.provider}/{line.usage.model}"
+            f"flowise/{self.pricing_tier}" if line.usage is None else _label(line.usage)
             for line in self.lines
-            if line.nanos is None and line.usage is not None
+            if line.nanos is None
         )
 
     @property
@@ -85,18 +93,41 @@ class FlowiseExecutionCost:
         return costs
 
 
-def read_call(call: Mapping[str, Any] | Usage) -> tuple[Usage, Decimal | None]:
-    """The usage of a call, and its cost where it was given."""
+def _label(usage: Usage) -> str:
+    return f"{provider_of(usage.provider)}/{usage.model.strip().lower()}"
+
+
+def read_calls(calls: Iterable[Mapping[str, Any] | Usage]) -> list[tuple[Usage, Decimal | None]]:
+    """The usage of each call, and its cost where it was given."""
+    if isinstance(calls, str | Mapping | Usage) or not isinstance(calls, Iterable):
+        raise ConfigurationError(
+            "underlying_provider_calls is a list with one entry for each model call, "
+            f"not {type(calls).__name__}"
+        )
+    return [_read_call(call) for call in calls]
+
+
+def _read_call(call: Mapping[str, Any] | Usage) -> tuple[Usage, Decimal | None]:
+    """One of them.
+
+    A call that says neither what it used nor what it cost is not one that used nothing: its usage
+    comes back as of unknown exactness.
+    """
     if isinstance(call, Usage):
         return call, None
+    if not isinstance(call, Mapping):
+        raise ConfigurationError(
+            "a provider call is a Usage or a mapping such as {'provider': 'openai', 'model': 'gpt-4o-mini', "
+            f"'input_tokens': 150, 'output_tokens': 75}}, not {type(call).__name__}"
+        )
     counts: dict[str, Any] = {}
     for key, value in call.items():
-        name = _OTHER_SPELLINGS.get(key, key)
+        name = _OTHER_SPELLINGS.get(key, _BESIDE_INPUT.get(key, key))
         if name in _TOKENS:
             if name in counts:
                 raise ConfigurationError(f"a provider call gives {name} twice, as {key} too")
             counts[name] = value
-        elif key.endswith("_tokens") and key != "total_tokens":
+        elif str(key).endswith("_tokens") and key != "total_tokens":
             raise ConfigurationError(
                 f"{key!r} is not a count this knows; known are {', '.join(sorted(_TOKENS))}"
             )
@@ -106,8 +137,20 @@ def read_call(call: Mapping[str, Any] | Usage) -> tuple[Usage, Decimal | None]:
             "a provider call needs 'provider' and 'model', such as 'openai' and 'gpt-4o-mini'"
         )
     cost = call.get("cost")
-    usage = Usage(provider_of(provider), model, **counts)
-    return usage, None if cost is None else parse_dollars(cost, what="cost of a provider call")
+    read = Usage.from_exclusive if _BESIDE_INPUT.keys() & call.keys() else Usage
+    usage = read(provider_of(provider), model, **counts)
+    if cost is not None:
+        return usage, parse_dollars(cost, what="cost of a provider call")
+    _check_total(usage, call.get("total_tokens"), bool(counts))
+    return (usage if counts else replace(usage, exactness=Exactness.UNKNOWN)), None
+
+
+def _check_total(usage: Usage, total: object, counted: bool) -> None:
+    if counted and total is not None and total != usage.total_tokens:
+        raise ConfigurationError(
+            f"total_tokens of a provider call ({total!r}) is not input plus output ({usage.total_tokens}); "
+            "reasoning tokens that a provider reports beside the output belong into output_tokens"
+        )
 
 
 def given_line(usage: Usage, cost: Decimal) -> tuple[Line, dict[str, Decimal]]:

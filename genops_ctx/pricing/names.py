@@ -15,7 +15,7 @@ from ..core.errors import ConfigurationError
 
 __all__ = ["LOCAL_PROVIDERS", "UNPRICED_PROVIDERS", "bedrock_model", "model_names", "provider_of"]
 
-_PUNCTUATION = re.compile(r"[^a-z0-9]+")
+_PUNCTUATION = re.compile(r"[\W_]+")
 
 LOCAL_PROVIDERS = frozenset({"ollama", "localai", "llamacpp", "lmstudio", "vllm"})
 """Models on the user's own machines: no provider bills their tokens."""
@@ -34,9 +34,6 @@ UNPRICED_PROVIDERS = {
     "jina": "Jina is not in the price data",
 }
 """Providers whose price only the user knows, and why."""
-
-_KEEPS_VENDOR = frozenset({"openrouter", "groq"})
-"""Providers whose own model ids begin with a vendor (``openai/gpt-oss-120b``)."""
 
 _LOCATIONS = (
     "models/",
@@ -85,8 +82,8 @@ def provider_of(name: str) -> str:
 def model_names(provider: str, model: str) -> tuple[str, ...]:
     """The names a model may be listed under, most literal first; all lower case.
 
-    A vendor prefix is dropped only where it names the provider itself (``openai/gpt-4o`` at OpenAI)
-    and never at OpenRouter and Groq, whose ids begin with one.
+    A vendor prefix is dropped only where it names the provider itself (``openai/gpt-4o`` at OpenAI),
+    so that the ids of OpenRouter and Groq, which begin with the maker of the model, stay whole.
     """
     name = model.strip().lower()
     names = [name]
@@ -100,7 +97,7 @@ def model_names(provider: str, model: str) -> tuple[str, ...]:
             names.append(name)
             break
     vendor, slash, rest = name.partition("/")
-    if slash and rest and provider not in _KEEPS_VENDOR and provider_of(vendor) == provider:
+    if slash and rest and provider_of(vendor) == provider:
         names.append(rest)
     return tuple(dict.fromkeys(names))
 

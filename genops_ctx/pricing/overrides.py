@@ -20,21 +20,36 @@ import os
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigurationError
-from ..core.money import Amount, parse_dollars
+from ..core.money import EXACT, Amount, parse_dollars
 from .compiled import CompiledPrice, Rates, compile_price
+from .names import provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["PriceOverride", "PriceTier", "load_overrides", "moment", "overrides_path", "save_overrides"]
+__all__ = [
+    "PriceOverride",
+    "PriceTier",
+    "add_override",
+    "load_overrides",
+    "moment",
+    "overrides_path",
+    "save_overrides",
+]
 
 When = date | datetime | int | float | str | None
 """A day (midnight UTC), a time with an offset, seconds since the epoch, ISO 8601, or None for always."""
+
+LAST_SECOND = 253_402_300_800
+"""The end of the year 9999, in seconds since the epoch."""
+
+_DIGITS = 30
+"""The most digits, and the most decimal places, of a price: what the package's arithmetic keeps exact."""
 
 _RATES = (
     "input",
@@ -58,7 +73,10 @@ def moment(when: When, *, what: str = "since") -> float:
         return -inf
     if isinstance(when, str):
         try:
-            return moment(date.fromisoformat(when) if len(when) <= 10 else datetime.fromisoformat(when))
+            text = when.strip()
+            return moment(
+                date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text), what=what
+            )
         except ConfigurationError:
             raise
         except ValueError:
@@ -74,8 +92,12 @@ def moment(when: When, *, what: str = "since") -> float:
         return when.timestamp()
     if isinstance(when, date):
         return datetime.combine(when, time(), UTC).timestamp()
-    if isinstance(when, bool) or not isinstance(when, int | float) or not isfinite(when):
+    if isinstance(when, bool) or not isinstance(when, int | float):
         raise ConfigurationError(f"{what} must be a day, a time with an offset or seconds since the epoch")
+    if not -LAST_SECOND <= when <= LAST_SECOND:  # also false for NaN
+        raise ConfigurationError(
+            f"{what} is not in seconds since the epoch (milliseconds?): no year up to 9999 is that far"
+        )
     return float(when)
 
 
@@ -133,6 +155,16 @@ class PriceOverride:
                 raise ConfigurationError(
                     f"a price needs a {name}, such as provider='openai', model='gpt-4o-mini'"
                 )
+        for name in ("priced_as", "source"):
+            if type(getattr(self, name)) is not str:
+                raise ConfigurationError(f"{name} of the price of {self.label} must be text")
+        if not isinstance(self.tiers, tuple | list) or not all(
+            isinstance(tier, PriceTier) for tier in self.tiers
+        ):
+            raise ConfigurationError(
+                f"tiers of {self.label} must be PriceTiers, such as PriceTier(200000, input=2)"
+            )
+        object.__setattr__(self, "tiers", tuple(self.tiers))
         object.__setattr__(self, "start", moment(self.since))
         object.__setattr__(self, "end", inf if self.until is None else moment(self.until, what="until"))
         if self.end <= self.start:
@@ -159,22 +191,40 @@ class PriceOverride:
         """The price in the form the engine computes with."""
         rates = self._amounts(self)
         request = (
-            Decimal(0) if self.per_request is None else parse_dollars(self.per_request, what="per_request")
+            Decimal(0)
+            if self.per_request is None
+            else _price(self.per_request, f"per_request of {self.label}")
         )
         steps = [(-1, Rates(rates, request))]
-        for tier in sorted(self.tiers, key=lambda tier: tier.above):
+        for tier in self.tiers:
             if type(tier.above) is not int or tier.above < 1:
                 raise ConfigurationError(f"a tier of {self.label} needs above, a whole number of tokens")
+        for tier in sorted(self.tiers, key=lambda tier: tier.above):
+            if tier.above == steps[-1][0]:
+                raise ConfigurationError(f"two tiers of {self.label} begin above {tier.above} tokens")
             rates = {**rates, **self._amounts(tier)}
             steps.append((tier.above, Rates(rates, request)))
         return compile_price(steps)
 
     def _amounts(self, part: PriceOverride | PriceTier) -> dict[str, Decimal]:
         return {
-            kind: parse_dollars(amount, what=f"{kind} of {self.label}")
+            kind: _price(amount, f"{kind} of {self.label}")
             for kind in _RATES
             if (amount := getattr(part, kind)) is not None
         }
+
+
+def _price(amount: Amount, what: str) -> Decimal:
+    """An amount that stays exact when it is multiplied by a count of tokens."""
+    price = parse_dollars(amount, what=what)
+    places = EXACT.normalize(price).as_tuple()
+    if (
+        len(price.as_tuple().digits) > 2 * _DIGITS
+        or len(places.digits) > _DIGITS
+        or int(places.exponent) < -_DIGITS
+    ):
+        raise ConfigurationError(f"{what} has more than {_DIGITS} digits or decimal places; round it")
+    return price
 
 
 def overrides_path() -> Path:
@@ -192,9 +242,11 @@ def load_overrides(path: str | os.PathLike[str]) -> list[PriceOverride]:
     What cannot be read raises :class:`ConfigurationError` with the file and the entry.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigurationError(f"the prices in {path} cannot be read: {problem}") from problem
     return parse_overrides(text, where=str(path))
 
 
@@ -207,7 +259,7 @@ def parse_overrides(text: str, *, where: str) -> list[PriceOverride]:
         entries = tomllib.loads(text, parse_float=Decimal).get("price", [])
     except tomllib.TOMLDecodeError as problem:
         raise ConfigurationError(f"{where} is not TOML: {problem}") from problem
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigurationError(f"{where}: write prices as [[price]] tables")
     found: list[PriceOverride] = []
     for number, entry in enumerate(entries, 1):
@@ -242,13 +294,41 @@ def _read_entry(entry: Mapping[str, object]) -> Iterable[PriceOverride]:
 
 def save_overrides(path: str | os.PathLike[str], overrides: Iterable[PriceOverride]) -> None:
     """Write the prices to a file, at once or not at all. Amounts and times are kept exactly."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = "# Prices that go before the catalogue's, in dollars per million tokens (genops-ctx prices set).\n"
-    text += "".join(_entry_text(override) for override in overrides)
+    _write(Path(path), text + "".join(_entry_text(override) for override in overrides))
+
+
+def add_override(path: str | os.PathLike[str], new: PriceOverride) -> None:
+    """Add a price to a file, in place of one of the same model and start.
+
+    Where none has to go, what is in the file stays as it is, comments too.
+    """
+    old = load_overrides(path)
+    kept = [one for one in old if _same_price(one) != _same_price(new)]
+    if len(kept) < len(old) or not old:
+        save_overrides(path, [*kept, new])
+        return
+    text = Path(path).read_text("utf-8-sig").rstrip("\n") + "\n" + _entry_text(new)
+    try:
+        parse_overrides(text, where=str(path))
+    except ConfigurationError:  # prices as one array, to which no table can be added
+        save_overrides(path, [*old, new])
+    else:
+        _write(Path(path), text)
+
+
+def _same_price(override: PriceOverride) -> tuple[str, str, float]:
+    return provider_of(override.provider), override.model.strip().lower(), override.start
+
+
+def _write(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    draft.write_text(text, "utf-8")
-    draft.replace(target)
+    try:
+        draft.write_text(text, "utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _entry_text(override: PriceOverride) -> str:

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 from ..core.errors import ConfigurationError
 from ..core.money import EXACT, nanos_up, parse_dollars
 from ..core.records import CostSource, Exactness, Line, LineKind
-from .overrides import When, moment
+from .overrides import LAST_SECOND, When, moment
 
 __all__ = [
     "PLANS",
@@ -43,6 +43,8 @@ WINDOW_DAYS = 30
 """Length of a plan's window, from the day the subscription started."""
 
 _WINDOW = WINDOW_DAYS * 86_400
+_FIRST = -62_135_596_800
+"""The start of the year 1, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,10 @@ class Plan:
 
     def fee(self, users: int | None = None) -> Decimal | None:
         """Dollars per 30 days for so many users; None where it is agreed with Flowise."""
+        if users is not None and (type(users) is not int or users < 1):
+            raise ConfigurationError(f"users must be a whole number above 0, not {users!r}")
         if self.monthly_fee is None or users is None or self.included_users is None:
             return self.monthly_fee
-        if type(users) is not int or users < 1:
-            raise ConfigurationError(f"users must be a whole number above 0, not {users!r}")
         further = max(0, users - self.included_users)
         if further and self.user_fee is None:
             raise ConfigurationError(
@@ -111,11 +113,11 @@ def pricing_tier(tier: str | None = None, *, environment: Mapping[str, str] | No
         or (os.environ if environment is None else environment).get("FLOWISE_PRICING_TIER")
         or "self_hosted"
     )
-    name = given.strip().lower().replace("-", "_")
+    name = given.strip().lower().replace("-", "_") if isinstance(given, str) else ""
     known = [plan.tier for plan in PLANS]
     if name not in known:
         raise ConfigurationError(
-            f"there is no Flowise plan {given[:40]!r}; pricing_tier is one of {', '.join(known)}"
+            f"there is no Flowise plan {str(given)[:40]!r}; pricing_tier is one of {', '.join(known)}"
         )
     return name
 
@@ -143,6 +145,8 @@ def plan_window(anchor: When, at: When) -> tuple[datetime, datetime]:
     if first == -inf or when == -inf:
         raise ConfigurationError("a plan's window needs the day the subscription started and a time")
     start = first + (when - first) // _WINDOW * _WINDOW
+    if not _FIRST <= start < LAST_SECOND - _WINDOW:
+        raise ConfigurationError("a plan's window lies between the years 1 and 9999")
     return datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(start + _WINDOW, UTC)
 
 

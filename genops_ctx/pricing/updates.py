@@ -48,17 +48,25 @@ def save_data(raw: bytes) -> Path:
     path = data_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.write_bytes(raw)
-    draft.replace(path)
+    try:
+        draft.write_bytes(raw)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 
 def load_data() -> PriceData | None:
-    """The data of the file, where there is one."""
+    """The data of the file, where there is one; :class:`ConfigurationError` where it cannot be read."""
     path = data_path()
     try:
         raw = path.read_bytes()
         fetched = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return PriceData(read_providers(raw), name=f"genai-prices data of {fetched}")
+    except OSError as problem:
+        raise ConfigurationError(f"the price data in {path} cannot be read: {problem}") from problem
+    try:
+        return PriceData(read_providers(raw), name=f"genai-prices data of {fetched}")
+    except ConfigurationError as problem:
+        raise ConfigurationError(f"{path}: {problem}, or remove the file") from problem

@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from ..core.errors import ConfigurationError
 from ..core.money import EXACT, Amount, dollars, parse_dollars
-from ..core.records import Exactness, Line, LineKind, Usage
+from ..core.records import Exactness, Line, LineKind, Usage, least_exact
 from ..pricing.advice import PricedCall, Suggestion, cheaper_plans, suggestions
 from ..pricing.catalogue import Catalogue, default_catalogue
-from ..pricing.execution import FlowiseExecutionCost, add_up, given_line, read_call
+from ..pricing.execution import FlowiseExecutionCost, add_up, given_line, read_calls
 from ..pricing.names import provider_of
 from ..pricing.plans import PLANS, Allocation, Plan, fee_line, fee_per_prediction, plan_for
 
@@ -81,7 +81,10 @@ class FlowiseCostCalculator:
             raise ConfigurationError(
                 f"monthly_execution_count must be a whole number, not {monthly_execution_count!r}"
             )
+        if allocation not in get_args(Allocation):
+            raise ConfigurationError(f'allocation is "included" or "actual", not {allocation!r}')
         self.plan = _plan(pricing_tier, monthly_fee, included_predictions)
+        self.plan.fee(users)  # refuses a number of users that the plan cannot have
         self.pricing_tier = self.plan.tier
         self.monthly_execution_count = monthly_execution_count
         self.allocation: Allocation = allocation
@@ -106,8 +109,9 @@ class FlowiseCostCalculator:
     ) -> FlowiseExecutionCost:
         """What one execution cost.
 
-        A call is a :class:`Usage`, or a mapping with ``provider``, ``model`` and token counts; a
-        ``cost`` in it is taken as it is (a zero too) instead of a price. ``chatflow_id`` and
+        A call is a :class:`Usage`, or a mapping with ``provider``, ``model`` and token counts, by
+        Anthropic's names too; a ``cost`` in it is taken as it is (a zero too) instead of a price. A
+        call with neither counts nor a cost has an unknown cost. ``chatflow_id`` and
         ``chatflow_name`` are other spellings of ``flow_id`` and ``flow_name``. ``at`` is when it ran,
         seconds since the epoch, now where left out.
         """
@@ -115,8 +119,7 @@ class FlowiseCostCalculator:
         identity = _either(flow_id, chatflow_id, "flow_id")
         lines: list[Line] = []
         kinds: dict[str, Decimal] = {}
-        for call in underlying_provider_calls:
-            usage, given = read_call(call)
+        for usage, given in read_calls(underlying_provider_calls):
             line, parts = given_line(usage, given) if given is not None else self._priced_line(usage, when)
             lines.append(line)
             for kind, amount in parts.items():
@@ -176,10 +179,16 @@ class FlowiseCostCalculator:
     ) -> dict[str, Any]:
         """What a month will cost, from the expected number of executions and their mix of providers.
 
-        ``provider_distribution`` gives each provider's share of the executions; they add up to 1.
-        ``models`` names the model of a provider, else :data:`REPRESENTATIVE_MODELS`. ``output_share``
-        is the part of the tokens that is output. The platform cost is the plan's whole fee.
+        ``provider_distribution`` gives each provider's share of the executions, or that of a model of
+        it (``openai/gpt-4o-mini``); they add up to 1. ``models`` names the model of a provider, else
+        :data:`REPRESENTATIVE_MODELS`. ``output_share`` is the part of the tokens that is output. The
+        platform cost is the plan's whole fee. The models' cost is that of all executions, those that
+        the plan would refuse (``refused_executions``) among them.
         """
+        if not isinstance(provider_distribution, Mapping):
+            raise ConfigurationError(
+                "provider_distribution gives each provider's share, such as {'openai': 0.6, 'anthropic': 0.4}"
+            )
         for name, count in (
             ("executions", expected_executions_per_month),
             ("tokens", average_tokens_per_execution),
@@ -190,7 +199,7 @@ class FlowiseCostCalculator:
             provider: parse_dollars(share, what=f"the share of {provider}")
             for provider, share in provider_distribution.items()
         }
-        if abs(add_up(shares.values()) - 1) > Decimal("0.000001"):
+        if EXACT.abs(EXACT.subtract(add_up(shares.values()), Decimal(1))) > Decimal("0.000001"):
             raise ConfigurationError(
                 f"the shares in provider_distribution must add up to 1, not {add_up(shares.values())}"
             )
@@ -205,9 +214,11 @@ class FlowiseCostCalculator:
         used: dict[str, str] = {}
         unpriced: list[str] = []
         for provider, share in shares.items():
-            seller = provider_of(provider)
+            name, _, model = provider.partition("/")
+            seller = provider_of(name)
             model = (
-                (models or {}).get(provider)
+                model
+                or (models or {}).get(provider)
                 or (models or {}).get(seller)
                 or REPRESENTATIVE_MODELS.get(seller, "")
             )
@@ -216,8 +227,10 @@ class FlowiseCostCalculator:
                 seller, model, input_tokens=average_tokens_per_execution - output, output_tokens=output
             )
             price = self.catalogue.exact(usage, when)
+            if price is None and not share:
+                continue
             if price is None:
-                unpriced.append(f"{provider}/{model or '?'}")
+                unpriced.append(f"{name}/{model or '?'}")
             else:
                 calls = EXACT.multiply(Decimal(expected_executions_per_month), share)
                 breakdown[provider] = EXACT.multiply(calls, price)
@@ -240,8 +253,13 @@ class FlowiseCostCalculator:
         }
 
     def _priced_line(self, usage: Usage, at: float) -> tuple[Line, dict[str, Decimal]]:
+        if usage.exactness is Exactness.UNKNOWN and not usage.total_tokens:
+            note = "neither a count of tokens nor a cost was given"
+            return Line(LineKind.MODEL, None, usage.source, Exactness.UNKNOWN, usage, note=note), {}
         quote = self.catalogue.quote(usage, at)
         exactness = Exactness.UNKNOWN if quote.nanos is None else usage.exactness
+        if quote.upper:
+            exactness = least_exact([exactness, Exactness.UPPER])
         line = Line(LineKind.MODEL, quote.nanos, usage.source, exactness, usage, quote.version, quote.note)
         parts = self.catalogue.breakdown(usage, at) or {}
         if quote.nanos is not None:
@@ -293,13 +311,16 @@ def analyze_cost_optimization_opportunities(
     """Where these executions could have cost less, by pricing the same tokens again.
 
     Suggestions about one model's calls exclude each other, so ``total_potential_savings`` counts the
-    best of each model once; it is never more than ``total_analyzed_cost``. Percentages are of the
-    subject's own cost, rounded down. With ``monthly_executions``, cheaper Flowise plans are suggested
-    too; their savings are per 30 days and not in the total.
+    best of each model once; it is never more than ``total_analyzed_cost``. A model of another maker
+    is suggested too, but not counted there: it cuts the same text into other tokens. Percentages are
+    of what the subject's calls cost, rounded down. With ``monthly_executions``, cheaper Flowise plans
+    are suggested too; their savings are per 30 days and not in the total.
     """
     executions = list(execution_costs)
+    if monthly_executions is not None and (type(monthly_executions) is not int or monthly_executions < 0):
+        raise ConfigurationError(f"monthly_executions must be a whole number, not {monthly_executions!r}")
     calls = [
-        PricedCall(line.usage, execution.at, line.cost)
+        PricedCall(line.usage, execution.at, line.cost, execution.flow_id)
         for execution in executions
         for line in execution.lines
         if line.usage is not None and line.cost is not None and line.usage.total_tokens
@@ -307,7 +328,8 @@ def analyze_cost_optimization_opportunities(
     found = suggestions(catalogue or default_catalogue(), calls, classes)
     best: dict[str, Decimal] = {}
     for one in found:  # dearest first
-        best.setdefault(one.subject, one.saving)
+        if not one.other_maker:
+            best.setdefault(one.subject, one.saving)
     tiers = {execution.pricing_tier for execution in executions} - {"self_hosted"}
     if monthly_executions is not None and len(tiers) == 1:
         found += cheaper_plans(plan_for(tiers.pop()), monthly_executions, PLANS)
@@ -362,11 +384,17 @@ def _recommendation(one: Suggestion) -> dict[str, Any]:
         "current_cost": one.current,
         "proposed_cost": one.proposed,
         "potential_savings": one.saving,
-        "potential_savings_percent": int(one.saving * 100 / one.current),
+        "potential_savings_percent": int(
+            EXACT.divide_int(EXACT.multiply(one.saving, Decimal(100)), one.current)
+        ),
+        "other_maker": one.other_maker,
     }
 
 
 def _either(first: str | None, second: str | None, name: str) -> str:
+    for given in (first, second):
+        if given is not None and not isinstance(given, str):
+            raise ConfigurationError(f"{name} must be text, not {type(given).__name__}")
     if first is not None and second is not None and first != second:
         raise ConfigurationError(f"{name} and chat{name} name two different flows; give one of them")
     return (first if first is not None else second) or ""

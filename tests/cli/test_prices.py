@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,43 @@ def test_a_broken_file_is_said(run: Run, tmp_path: Path) -> None:
         result = run("prices", *arguments)
         assert result.exit_code == 1
         assert "is not TOML" in result.output
+    (tmp_path / "prices.toml").unlink()
+    (tmp_path / "prices.toml").mkdir()
+    result = run("prices", "show", "openai", "gpt-4o")
+    assert (result.exit_code, "cannot be read" in result.output) == (1, True)
+
+
+def test_broken_data_can_be_replaced_by_the_command_that_its_error_names(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prices.json").write_text("{")
+    result = run("prices", "show", "openai", "gpt-4o")
+    assert result.exit_code == 2
+    assert "genops-ctx prices update, or remove the file" in result.output
+    file = tmp_path / "new.json"
+    file.write_text(json.dumps(DATA))
+    assert "acme/m: new" in run("prices", "update", "--yes", "--file", str(file)).output
+    assert "input           $3 per" in run("prices", "show", "acme", "m").output
+
+
+def test_a_price_as_that_of_a_model_without_one_is_refused(run: Run, tmp_path: Path) -> None:
+    result = run("prices", "set", "azure", "support-bot", "--as", "gpt-nothing")
+    assert (result.exit_code, (tmp_path / "prices.toml").exists()) == (1, False)
+    assert "no price is known for azure/gpt-nothing" in result.output
+
+
+def test_json_for_programs(run: Run) -> None:
+    shown = json.loads(run("prices", "show", "gemini", "gemini-2.5-pro", "--json").output)
+    assert (shown["model"], shown["tiers"][1]["above"]) == ("google/gemini-2.5-pro", 200_000)
+    assert shown["tiers"][1]["input"] == "2.5"
+    listed = json.loads(run("prices", "show", "openai", "--json").output)
+    assert listed["gpt-4o-mini"][0]["input"] == "0.15"
+    assert listed["whisper-1"] is None
+    found = run("prices", "coverage", "openai/gpt-4o", "acme/m", "--json")
+    assert (found.exit_code, json.loads(found.output)) == (1, {"openai/gpt-4o": True, "acme/m": False})
+    counts = json.loads(run("prices", "coverage", "--json").output)
+    assert counts["openai"]["priced"] < counts["openai"]["models"]
+    month = run("estimate", "--executions", "1000", "--tokens", "1000", "--json")
+    # 750 in at $0.15 and 250 out at $0.60 per million, 1,000 times
+    assert Decimal(json.loads(month.output)["total_estimated_cost"]) == Decimal("0.2625")
 
 
 def test_coverage_of_named_models(run: Run) -> None:
@@ -117,7 +155,7 @@ def test_coverage_of_named_models(run: Run) -> None:
     assert bad.exit_code == 1
     assert "MISSING  acme/m" in bad.output
     assert "1 without a price" in bad.output
-    for wrong in ("openai", "openai/"):
+    for wrong in ("openai", "openai/", "/gpt-4o"):
         assert run("prices", "coverage", wrong).exit_code == 2
 
 
@@ -206,6 +244,21 @@ def test_estimate_a_month(run: Run) -> None:
     ]
 
 
+def test_estimate_two_models_of_a_provider_and_an_agreed_fee(run: Run) -> None:
+    """1,000 × 100 in: half at $0.15, half at $2.50 per million; $500 to Flowise."""
+    given_ = ("estimate", "--executions", "1000", "--tokens", "100", "--output-share", "0")
+    shares = ("--share", "openai/gpt-4o-mini=0.5", "--share", "openai/gpt-4o=0.5")
+    agreed = run(*given_, *shares, "--tier", "cloud_enterprise", "--monthly-fee", "500")
+    assert [line.split() for line in agreed.output.splitlines()] == [
+        ["openai/gpt-4o-mini", "$0.0075"],
+        ["openai/gpt-4o", "$0.125"],
+        ["Flowise,", "cloud_enterprise", "$500.00"],
+        ["a", "month", "$500.1325"],
+    ]
+    assert "pass --monthly-fee" in run(*given_, "--tier", "cloud_enterprise").output
+    assert "$80.00" in run(*given_, "--tier", "cloud_pro", "--users", "6").output
+
+
 def test_estimate_says_what_it_cannot_price(run: Run) -> None:
     result = run("estimate", "--executions", "10", "--tokens", "100", "--share", "acme/m=1")
     assert result.exit_code == 1
@@ -221,6 +274,6 @@ def test_estimate_refuses_a_share_that_is_none(run: Run, share: str) -> None:
 def test_estimate_refuses_what_does_not_add_up(run: Run) -> None:
     given_ = ("estimate", "--executions", "1", "--tokens", "1")
     assert "add up to 1" in run(*given_, "--share", "openai=0.5").output
-    assert run(*given_, "--share", "openai=0.5", "--share", "openai/gpt-4o=0.5").exit_code == 2
+    assert run(*given_, "--share", "openai=0.5", "--share", "openai=0.5").exit_code == 2
     assert "one of self_hosted" in run(*given_, "--tier", "gold").output
     assert run(*given_).exit_code == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import decimal
 import re
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
@@ -164,3 +166,16 @@ def test_the_package_s_own_context_has_room() -> None:
     """A price of 30 digits times a count of 20, and a sum of many."""
     assert EXACT.multiply(Decimal("9" * 30), Decimal("9" * 20)) == Decimal(int("9" * 30) * int("9" * 20))
     assert (EXACT.prec, EXACT.rounding) == (80, decimal.ROUND_CEILING)
+
+
+def test_a_program_s_default_context_changes_nothing() -> None:
+    """A Context takes what it is not given from DefaultContext, which is anybody's to change."""
+    program = (
+        "import decimal\n"
+        "decimal.DefaultContext.traps[decimal.Inexact] = True\n"
+        "decimal.DefaultContext.traps[decimal.Rounded] = True\n"
+        "decimal.DefaultContext.Emin, decimal.DefaultContext.Emax = -5, 5\n"
+        "from genops_ctx.core.money import nanos_up\n"
+        "assert nanos_up(decimal.Decimal('1234567.1234567891')) == 1234567123456790\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -31,6 +31,7 @@ from genops_ctx.pricing import updates
 from genops_ctx.pricing.catalogue import Catalogue, default_catalogue
 from genops_ctx.pricing.data import PriceData, read_providers
 from genops_ctx.pricing.difference import changes
+from genops_ctx.pricing.overrides import PriceOverride
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 
@@ -291,6 +292,28 @@ def test_many_threads_get_one_answer() -> None:
     assert found == [150_000_000] * 8
 
 
+def test_an_override_counts_at_once_while_others_ask() -> None:
+    """However the answers of other threads interleave with it, none of them outlives it."""
+    prices, stop = Catalogue(), threading.Event()
+    call = Usage("openai", "gpt-4o-mini", input_tokens=1_000_000)
+
+    def ask() -> None:
+        while not stop.is_set():
+            prices.nanos(call, NOW)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for dollars in range(1, 200):
+            prices.override(PriceOverride("openai", "gpt-4o-mini", input=dollars, output=0))
+            assert prices.nanos(call, NOW) == prices.quote(call, NOW).nanos == dollars * 10**9
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_the_process_has_one_catalogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text('[[price]]\nprovider = "acme"\nmodel = "m"\ninput = "7"\noutput = "0"\n')
@@ -349,6 +372,21 @@ def test_fetched_data_is_used_until_it_is_removed(monkeypatch: pytest.MonkeyPatc
     assert Catalogue(updated=False).exact(call, NOW) is None
     path.unlink()
     assert Catalogue().exact(call, NOW) is None
+
+
+def test_fetched_data_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not passed over: the prices would be older than the user believes."""
+    path = tmp_path / "prices.json"
+    monkeypatch.setenv("GENOPS_PRICE_DATA", str(path))
+    path.write_text("{")
+    with pytest.raises(ConfigurationError, match=r"prices\.json: .*prices update, or remove the file"):
+        updates.load_data()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        updates.load_data()
+    monkeypatch.setenv("GENOPS_PRICE_DATA", __file__ + "/prices.json")
+    assert updates.load_data() is None
 
 
 def test_where_fetched_data_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -423,6 +461,17 @@ def test_what_may_surround_a_known_name(name: str, listed: str) -> None:
         ("anthropic", "claude-3-5-sonnet-20241022", "claude-3-5-sonnet"),
         ("google", "claude-opus-4-5@20251101", "claude-opus-4-5"),
         ("google", "gemini-1.5-flash-002", "gemini-1.5-flash"),
+        ("google", "gemini-2.0-flash-001", "gemini-2.0-flash"),  # the row ends within the number: "…-0"
+        ("google", "gemini-3.5-flash-001", "gemini-3.5-flash"),
+        ("google", "gemini-2.5-flash-lite-preview-09-2025", "gemini-2.5-flash-lite"),
+        ("google", "gemma-3n-e4b-it", "gemma-3n"),
+        ("google", "gemma-3-27b", "gemma-3"),
+        ("anthropic", "claude-sonnet-4-20250514", "claude-sonnet-4-0"),
+        ("azure", "gpt-4o-2024-11-20", "gpt-4o"),
+        ("azure", "claude-sonnet-4-5", "claude-sonnet-4-5"),
+        ("aws", "anthropic.claude-opus-4-6-v1", "regional.anthropic.claude-opus-4-6-v1:0"),
+        ("aws", "amazon.nova-pro-v1:0:300k", "amazon.nova-pro-v1:0"),
+        ("aws", "mistral.mistral-7b-instruct-v0:2", "mistral.mistral-7b-instruct-v0:2"),
         ("google", "gemini-2.5-pro-preview-05-06", "gemini-2.5-pro"),
         ("google", "gemma-3-27b-it", "gemma-3"),
         (
@@ -464,8 +513,6 @@ def test_the_first_and_the_last_moment() -> None:
 
 
 def test_a_price_of_one_s_own_is_for_its_provider_only() -> None:
-    from genops_ctx.pricing.overrides import PriceOverride
-
     prices = Catalogue(
         [
             PriceOverride("acme", "gpt-4o-mini", input=9, output=9),

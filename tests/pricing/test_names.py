@@ -63,7 +63,9 @@ def test_a_provider_s_id_names_itself(name: str) -> None:
     assert provider_of(provider_of(name)) == provider_of(name)
 
 
-@pytest.mark.parametrize("name", ["acme", "my-openai", "openai2", "notgemini", ""])
+@pytest.mark.parametrize(
+    "name", ["acme", "my-openai", "openai2", "notgemini", "", "openaiö", "openai代理", "öpenai", "оpenai"]
+)
 def test_another_name_stays_what_it_is(name: str) -> None:
     assert provider_of(f" {name.upper()} ") == name
 
@@ -77,6 +79,8 @@ def test_another_name_stays_what_it_is(name: str) -> None:
         ("openai", "openai/", ("openai/",)),
         ("openrouter", "openai/gpt-4o", ("openai/gpt-4o",)),
         ("groq", "openai/gpt-oss-20b", ("openai/gpt-oss-20b",)),
+        ("groq", "groq/openai/gpt-oss-20b", ("groq/openai/gpt-oss-20b", "openai/gpt-oss-20b")),
+        ("openrouter", "openrouter/openai/gpt-4o", ("openrouter/openai/gpt-4o", "openai/gpt-4o")),
         ("google", "models/gemini-2.5-pro", ("models/gemini-2.5-pro", "gemini-2.5-pro")),
         ("google", "gemini/gemini-2.5-pro", ("gemini/gemini-2.5-pro", "gemini-2.5-pro")),
         (

@@ -19,6 +19,7 @@ from genops_ctx.pricing.catalogue import Catalogue
 from genops_ctx.pricing.overrides import (
     PriceOverride,
     PriceTier,
+    add_override,
     load_overrides,
     moment,
     overrides_path,
@@ -45,9 +46,30 @@ def test_every_way_to_say_when() -> None:
     assert moment(None) == -inf
 
 
+def test_an_error_of_a_time_says_which() -> None:
+    for when in ("2026-01-31T00:00:00", "soon", 10**13, True):
+        with pytest.raises(ConfigurationError, match=r"^the end "):
+            moment(when, what="the end")
+
+
 @pytest.mark.parametrize(
     "when",
-    ["soon", "2026-13-01", "2026-01-31T00:00:00", datetime(2026, 1, 31), nan, inf, True, [], "2026-01-31Tx"],
+    [
+        "soon",
+        1_767_225_600_000,
+        -(10**12),
+        10**400,
+        -inf,
+        1e300,
+        "2026-13-01",
+        "2026-01-31T00:00:00",
+        datetime(2026, 1, 31),
+        nan,
+        inf,
+        True,
+        [],
+        "2026-01-31Tx",
+    ],
 )
 def test_what_is_not_a_time_is_refused(when: Any) -> None:
     with pytest.raises(ConfigurationError, match="since"):
@@ -73,6 +95,17 @@ def test_what_is_not_a_time_is_refused(when: Any) -> None:
         ({"tiers": (PriceTier(5, input=1),), "priced_as": "other"}, "both priced_as and amounts"),
         ({"input": 1, "output": 1, "tiers": (PriceTier(0, input=1),)}, "whole number of tokens"),
         ({"input": 1, "output": 1, "tiers": (PriceTier(1.5, input=1),)}, "whole number of tokens"),  # type: ignore[arg-type]
+        (
+            {"input": 1, "output": 1, "tiers": (PriceTier(7, input=1), PriceTier(7, input=2))},
+            "two tiers of p/m",
+        ),
+        ({"input": 1, "output": 1, "tiers": ({"above": 7},)}, "must be PriceTiers"),
+        ({"input": 1, "output": 1, "tiers": 7}, "must be PriceTiers"),
+        ({"input": 1, "output": 1, "source": 7}, "source of the price of p/m must be text"),
+        ({"priced_as": 7}, "priced_as of the price of p/m must be text"),
+        ({"input": Decimal("0." + "1" * 31), "output": 1}, "input of p/m has more than 30 digits"),
+        ({"input": 1, "output": "1E-31"}, "output of p/m has more than 30 digits"),
+        ({"input": 1, "output": 1, "per_request": "1E-999999"}, "per_request of p/m has more than 30"),
     ],
 )
 def test_a_price_that_is_none_is_refused(given_: dict[str, Any], says: str) -> None:
@@ -129,6 +162,104 @@ def test_a_price_may_be_that_of_another_model() -> None:
     assert missing.exact(call, NOW) is None
 
 
+def test_a_list_of_tiers_will_do() -> None:
+    price = PriceOverride("acme", "m", input=1, output=0, tiers=[PriceTier(5, input=2)])  # type: ignore[arg-type]
+    assert Catalogue([price]).exact(Usage("acme", "m", input_tokens=10), NOW) == Decimal("0.00002")
+
+
+def test_the_longest_price_is_exact() -> None:
+    """30 digits, and 30 decimal places: the oracle is a fraction."""
+    for price in ("1." + "7" * 29, "0." + "3" * 30, "1E-30"):
+        prices = Catalogue([PriceOverride("acme", "m", input=price, output=0)])
+        found = prices.exact(Usage("acme", "m", input_tokens=999_999_999_989), NOW)
+        assert found is not None
+        assert Fraction(found) == Fraction(price) * 999_999_999_989 / 10**6
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "openai/gpt-4o", " OpenAI/GPT-4o "])
+def test_a_price_may_be_given_by_any_name_of_the_model(name: str) -> None:
+    prices = Catalogue([PriceOverride("openai", name, input=9, output=9)])
+    for called in ("gpt-4o", "openai/gpt-4o"):
+        assert prices.exact(Usage("openai", called, input_tokens=1_000_000), NOW) == 9
+    for other in ("gpt-4o-mini", "azure/gpt-4o"):
+        assert prices.exact(Usage("openai", other, input_tokens=1_000_000), NOW) != 9
+
+
+def test_priced_as_takes_the_price_that_the_other_model_really_has() -> None:
+    """Corrected or given, at the time of the call; never that of the stale row beneath."""
+    day = datetime(2025, 10, 1, tzinfo=UTC).timestamp()
+    mine = PriceOverride("deepseek", "mine", priced_as="deepseek-chat")
+    call = Usage("deepseek", "mine", input_tokens=1_000_000)
+    assert Catalogue([mine]).exact(call, day) == Decimal("0.28")  # V3.2-Exp, by the correction
+    for at in (day, NOW, day - 20 * 86_400):
+        chat = Catalogue().exact(Usage("deepseek", "deepseek-chat", input_tokens=1_000_000), at)
+        assert Catalogue([mine]).exact(call, at) == chat
+    given_ = PriceOverride("deepseek", "deepseek-chat", input=7, output=0, since="2026-01-01")
+    both = Catalogue([mine, given_])
+    assert both.exact(call, NOW) == 7
+    assert both.exact(call, day) == Decimal("0.28")
+    assert both.exact(call, NOW) == 7
+    assert both.quote(call, NOW).version == "override, as deepseek-chat in override 2026-01-01"
+
+
+def test_two_models_priced_as_each_other_have_the_prices_of_the_data() -> None:
+    prices = Catalogue(
+        [
+            PriceOverride("openai", "gpt-4o", priced_as="gpt-4o-mini"),
+            PriceOverride("openai", "gpt-4o-mini", priced_as="openai/gpt-4o"),
+        ]
+    )
+    calls = [Usage("openai", name, input_tokens=1_000_000) for name in ("gpt-4o", "gpt-4o-mini")]
+    assert [prices.exact(call, NOW) for call in calls] == [Decimal("0.15"), Decimal("2.50")]
+
+
+def test_a_price_is_added_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    written = (
+        '# ours, by contract 7\n[[price]]\nprovider = "acme"\nmodel = ["m", "n"]\ninput = 1\noutput = 2\n'
+    )
+    path.write_text(written)
+    add_override(path, PriceOverride("acme", "o", input=3, output=4))
+    assert path.read_text().startswith(written)
+    assert [(one.model, one.input) for one in load_overrides(path)] == [("m", 1), ("n", 1), ("o", "3")]
+    # One that is replaced has to go, and comments with it.
+    add_override(path, PriceOverride("ACME", "M", input=5, output=6))
+    assert [(one.model.lower(), one.input) for one in load_overrides(path)] == [
+        ("n", "1"),
+        ("o", "3"),
+        ("m", "5"),
+    ]
+
+
+def test_a_price_is_added_to_an_array_and_to_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    add_override(path, PriceOverride("acme", "m", input=1, output=2))
+    assert [one.model for one in load_overrides(path)] == ["m"]
+    path.write_text('price = [{ provider = "acme", model = "m", input = 1, output = 2 }]\n')
+    add_override(path, PriceOverride("acme", "o", input=3, output=4))
+    assert [one.model for one in load_overrides(path)] == ["m", "o"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    with pytest.raises(UnicodeError):
+        save_overrides(path, [PriceOverride("acme", "\ud800", input=1, output=1)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_byte_order_mark_is_no_price(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_bytes(b'\xef\xbb\xbf[[price]]\nprovider = "a"\nmodel = "m"\ninput = 1\noutput = 1\n')
+    assert [one.model for one in load_overrides(path)] == ["m"]
+
+
+def test_a_file_that_is_no_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b"\xff\xfe")
+    for path in (tmp_path, tmp_path / "latin.toml"):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            load_overrides(path)
+
+
 def test_per_request_fees_are_added_once_per_call() -> None:
     prices = Catalogue([PriceOverride("acme", "m", input=0, output=0, per_request="0.012")])
     assert prices.exact(Usage("acme", "m"), NOW) == Decimal("0.012")
@@ -147,7 +278,7 @@ overrides = st.builds(
     cache_read=optional,
     cache_write_1h=optional,
     per_request=optional,
-    tiers=st.lists(tiers, max_size=3).map(tuple),
+    tiers=st.lists(tiers, max_size=3, unique_by=lambda tier: tier.above).map(tuple),
     since=st.none() | st.dates(date(2000, 1, 1), date(2100, 1, 1)),
     source=st.text(max_size=20),
 )
@@ -192,6 +323,7 @@ def test_a_file_written_by_hand(tmp_path: Path) -> None:
     [
         ("price = [", "is not TOML"),
         ("price = 3", r"\[\[price\]\] tables"),
+        ("price = [1]", r"\[\[price\]\] tables"),
         ("[[price]]\nprovidr = 'x'", "price 1: unknown key 'providr'"),
         ("[[price]]\nmodel = 'x'\ninput = 1\noutput = 1", "price 1: a price needs provider"),
         ("[[price]]\nprovider = 'x'\ninput = 1\noutput = 1", "price 1: a price needs a model"),

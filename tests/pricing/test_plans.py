@@ -51,6 +51,8 @@ def test_pro_is_for_five_people_and_15_dollars_for_each_more() -> None:
     for users in (0, True, 1.5):
         with pytest.raises(ConfigurationError, match="users must be"):
             pro.fee(users)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="users must be"):
+            plan_for("cloud_starter").fee(users)  # type: ignore[arg-type]
 
 
 @given(made=st.integers(0, 60_000))
@@ -68,6 +70,8 @@ def test_the_tier_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert pricing_tier(environment={}) == "self_hosted"
     with pytest.raises(ConfigurationError, match="pricing_tier is one of self_hosted, cloud_free"):
         pricing_tier("cloud_gold")
+    with pytest.raises(ConfigurationError, match="there is no Flowise plan '5'"):
+        pricing_tier(5)  # type: ignore[arg-type]
 
 
 def test_a_fee_without_a_count_cannot_be_allocated_by_it() -> None:
@@ -106,6 +110,12 @@ def test_a_window_is_30_days_from_the_start() -> None:
     )
     assert plan_window(date(2026, 1, 31), date(2026, 3, 2))[0] == datetime(2026, 3, 2, tzinfo=UTC)
     assert plan_window(date(2026, 1, 31), date(2026, 1, 30))[1] == datetime(2026, 1, 31, tzinfo=UTC)
+    with pytest.raises(ConfigurationError, match="between the years 1 and 9999"):
+        plan_window(date(2026, 1, 1), date(1, 1, 1))
+    with pytest.raises(ConfigurationError, match="between the years 1 and 9999"):
+        plan_window(date(2026, 1, 1), date(9999, 12, 31))
+    last = plan_window("2026-01-31", "2026-03-02T01:59:59+02:00")  # a second before the second window
+    assert last[1] == datetime(2026, 3, 2, tzinfo=UTC)
     for when in ((None, date(2026, 1, 1)), (date(2026, 1, 1), None)):
         with pytest.raises(ConfigurationError, match="the day the subscription started"):
             plan_window(*when)

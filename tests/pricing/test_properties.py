@@ -281,6 +281,28 @@ def test_a_name_nobody_knows_has_no_price(name: str) -> None:
         ("openai", "my-gpt-4o-mini"),
         ("openai", "gpt-4"[:-1]),
         ("openai", ""),
+        ("openаi", "gpt-4o-mini"),  # a Cyrillic letter
+        ("openai中", "gpt-4o-mini"),
+        ("google", "gemini-1.5-flash-8b-exp-0924"),  # half the price of the row that contains its name
+        ("google", "gemini-2.5-pro-2"),
+        ("google", "gemini-3.5-flash-8b"),
+        ("google", "acme/gemini-1.5-flash"),
+        ("google", "acme.gemini-1.5-flash"),
+        ("anthropic", "claude-opus-4-10"),
+        ("anthropic", "claude-opus-4-9"),
+        ("deepseek", "deepseek-chat-v9"),
+        ("deepseek", "deepseek-v4-pro-2"),
+        ("aws", "eu-west-3/mistral.mistral-large-2402-v1:0"),  # other regions cost more
+        ("aws", "arn:aws:bedrock:us-east-1:1:application-inference-profile/abc"),
+        ("azure", "my-gpt-4o"),
+        ("azure", "eu/o4-mini"),
+        ("azure", "deepseek-r1"),  # DeepSeek's night rates are not Azure's
+        ("azure", "DeepSeek-V4-Flash"),
+        ("openrouter", "gpt-4o"),
+        ("openrouter", "openai/gpt-4o:free"),
+        ("groq", "gpt-oss-120b"),
+        ("ollama", "gpt-oss:120b-cloud"),  # not on the user's machine
+        ("ollama", "minimax-m2:cloud"),
         ("google", "gemini-1.5-flash-nano"),
         ("google", "acme-gemini-1.5-flash"),
         ("google", "gemini-2.5-pro-music"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -100,6 +101,9 @@ def test_both_spellings_of_a_flow() -> None:
     assert calculate().flow_id == ""
     with pytest.raises(ConfigurationError, match="flow_id and chatflow_id"):
         calculate("a", chatflow_id="b")
+    for number in ({"flow_id": 7}, {"chatflow_name": 7}):
+        with pytest.raises(ConfigurationError, match="must be text, not int"):
+            calculate(**number)
 
 
 def test_the_time_is_now_where_it_is_left_out() -> None:
@@ -140,11 +144,103 @@ def test_counts_by_other_names_and_usage_itself() -> None:
         (GPT_4 | {"output_tokens": 1.5}, "output_tokens must be an int"),
         (GPT_4 | {"cost": -1}, "cost of a provider call must not be negative"),
         (GPT_4 | {"cost": float("nan")}, "finite"),
+        (
+            GPT_4 | {"total_tokens": 226},
+            r"total_tokens of a provider call \(226\) is not input plus output \(225\)",
+        ),
+        (GPT_4 | {"cache_read_input_tokens": 5, "cached_tokens": 5}, "twice"),
+        ("openai", "not str"),
+        (None, "not NoneType"),
     ],
 )
 def test_a_call_that_is_none_is_refused(call: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         calculator().calculate_execution_cost("f", "F", [call])
+
+
+@pytest.mark.parametrize("calls_", [GPT_4, "openai", None, 5, Usage("openai", "gpt-4")])
+def test_calls_that_are_no_list_are_refused(calls_: Any) -> None:
+    with pytest.raises(ConfigurationError, match="one entry for each model call"):
+        calculator().calculate_execution_cost("f", "F", calls_)
+
+
+@pytest.mark.parametrize(
+    "counts", [{}, {"total_tokens": 225}, {"usage": {"input_tokens": 150}}, {"latency": 3}]
+)
+def test_a_call_that_does_not_say_what_it_used_has_an_unknown_cost(counts: dict[str, Any]) -> None:
+    cost = calculator().calculate_execution_cost(
+        "f", "F", [SONNET, {"provider": "openai", "model": "gpt-4"} | counts], at=NOW
+    )
+    assert cost.total_cost == Decimal("0.0021")
+    assert (cost.unpriced, cost.exactness) == (("openai/gpt-4",), Exactness.UNKNOWN)
+    assert "openai" not in cost.provider_costs
+    assert cost.lines[1].note == "neither a count of tokens nor a cost was given"
+    none_used = GPT_4 | {"input_tokens": 0, "output_tokens": 0}
+    said = calculator().calculate_execution_cost("f", "F", [none_used], at=NOW)
+    assert (said.total_cost, said.unpriced, said.exactness) == (0, (), Exactness.EXACT)
+
+
+def test_anthropic_s_own_counts_cost_the_same_as_the_others() -> None:
+    """50 fresh at $3, 100 read at $0.30, 50 written at $3.75, 100 out at $15, per million."""
+    beside = {
+        "provider": "anthropic",
+        "model": "claude-3-sonnet",
+        "input_tokens": 50,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 50,
+        "output_tokens": 100,
+    }
+    within = SONNET | {"cache_read_tokens": 100, "cache_write_tokens": 50}
+    one, two = (calculator().calculate_execution_cost("f", "F", [call], at=NOW) for call in (beside, within))
+    assert one == two
+    assert one.total_cost == Decimal("0.00015") + Decimal("0.00003") + Decimal("0.0001875") + Decimal(
+        "0.0015"
+    )
+
+
+def test_other_names_of_a_model_are_one_model() -> None:
+    made = [
+        Usage("chatOpenAI", "GPT-4", input_tokens=100),
+        Usage("openai", "gpt-4 ", input_tokens=100),
+        {"provider": "OpenAI", "model": "gpt-4", "input_tokens": 100},
+    ]
+    cost = calculator().calculate_execution_cost("f", "F", made, at=NOW)
+    assert cost.provider_costs == {"openai": Decimal("0.009")}
+    assert cost.model_costs == {"openai/gpt-4": Decimal("0.009")}
+
+
+def test_an_upper_bound_is_one_here_too() -> None:
+    call = Usage(
+        "google", "gemini-2.5-flash-lite", input_tokens=20, cache_read_tokens=10, input_audio_tokens=10
+    )
+    cost = calculator().calculate_execution_cost("f", "F", [call], at=NOW)
+    assert cost.exactness is Exactness.UPPER
+
+
+def test_costs_may_be_kept_in_sets() -> None:
+    cost = calculator().calculate_execution_cost("f", "F", [GPT_4], at=NOW)
+    assert {cost, calculator().calculate_execution_cost("f", "F", [GPT_4], at=NOW)} == {cost}
+
+
+def test_the_caller_s_decimal_context_changes_no_total() -> None:
+    def all_of_it() -> list[Any]:
+        calculate = calculator("cloud_pro", users=7)
+        costs = [calculate.calculate_execution_cost("f", "F", [GPT_4, SONNET], at=NOW + n) for n in range(7)]
+        shares = {"openai": "0.612345", "anthropic": "0.387655"}
+        return [
+            costs,
+            [cost.total_cost for cost in costs],
+            calculate.calculate_monthly_costs(costs),
+            calculate.estimate_monthly_spend(50_001, 801, shares, at=NOW),
+            analyze_cost_optimization_opportunities(costs, catalogue=PRICES),
+            get_pricing_tier_info("cloud_pro"),
+        ]
+
+    expected = all_of_it()
+    with decimal.localcontext() as context:
+        context.prec, context.rounding = 2, decimal.ROUND_DOWN
+        context.traps[decimal.Inexact] = context.traps[decimal.Rounded] = True
+        assert all_of_it() == expected
 
 
 calls = st.fixed_dictionaries(
@@ -249,6 +345,21 @@ def test_an_agreed_fee_has_to_be_given() -> None:
     ).total_cost == Decimal("0.001")
     with pytest.raises(ConfigurationError, match="self-hosted"):
         calculator("self_hosted", monthly_fee=5)
+    half = calculator("cloud_enterprise", monthly_fee=500).calculate_execution_cost("f", "F", [GPT_4], at=NOW)
+    assert (half.unpriced, half.exactness) == (("flowise/cloud_enterprise",), Exactness.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [
+        ({"allocation": "fair"}, 'is "included" or "actual"'),
+        ({"users": 0}, "users must be"),
+        ({"tier": "gold"}, "no Flowise plan"),
+    ],
+)
+def test_a_calculator_that_is_none_is_refused_when_it_is_made(given_: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        calculator(**{"tier": "self_hosted"} | given_)
 
 
 def test_the_tier_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +407,27 @@ def test_an_estimate_says_what_it_leaves_out() -> None:
     assert found["provider_cost_breakdown"].keys() == {"gemini", "openai"}
 
 
+def test_two_models_of_a_provider_may_share_a_month() -> None:
+    """1,000 × 75 in and 25 out: gpt-4 at half, 500 × ($0.00225 + $0.0015); claude-3-sonnet $0.0006 each."""
+    found = calculator().estimate_monthly_spend(
+        1_000,
+        100,
+        {"openai/gpt-4": "0.5", "openai/no-such": "0.1", "anthropic/claude-3-sonnet": "0.4"},
+        at=NOW,
+    )
+    assert found["provider_cost_breakdown"] == {
+        "openai/gpt-4": Decimal("1.875"),
+        "anthropic/claude-3-sonnet": Decimal("0.24"),
+    }
+    assert found["unpriced"] == ["openai/no-such"]
+    assert found["models"]["openai/gpt-4"] == "gpt-4"
+
+
+def test_a_provider_without_a_share_is_not_missed() -> None:
+    found = calculator().estimate_monthly_spend(10, 10, {"openai": 1, "acme": 0}, at=NOW)
+    assert (found["unpriced"], list(found["provider_cost_breakdown"])) == ([], ["openai"])
+
+
 def test_every_representative_model_has_a_price() -> None:
     prices = Catalogue()
     assert [
@@ -311,6 +443,8 @@ def test_every_representative_model_has_a_price() -> None:
         ({"provider_distribution": {"openai": 0.5}}, "add up to 1, not 0.5"),
         ({"provider_distribution": {"openai": 1, "google": 0.00001}}, "add up to 1"),
         ({"provider_distribution": {}}, "add up to 1"),
+        ({"provider_distribution": None}, "such as {'openai': 0.6"),
+        ({"provider_distribution": ["openai"]}, "such as {'openai': 0.6"),
         ({"provider_distribution": {"openai": -1}}, "share of openai"),
         ({"output_share": 1.1}, "between 0 and 1"),
     ],
@@ -369,9 +503,12 @@ def test_a_cheaper_model_of_the_class_is_priced_on_the_same_tokens() -> None:
     (one,) = found["recommendations"]
     assert (one["type"], one["subject"], one["current_cost"]) == ("model", "openai/gpt-4", 120)
     assert one["proposed_cost"] == Decimal("0.0005")
-    assert one["potential_savings"] == found["total_potential_savings"] == Decimal("119.9995")
+    assert one["potential_savings"] == Decimal("119.9995")
     assert one["potential_savings_percent"] == 99
     assert "acme/tiny" in one["suggestion"]
+    # Of another maker: its tokens are others, so the sum of savings leaves it out.
+    assert (one["other_maker"], found["total_potential_savings"]) == (True, 0)
+    assert "counts tokens its own way" in one["suggestion"]
     assert found["total_analyzed_cost"] == 120
 
 
@@ -392,15 +529,91 @@ def test_caching_is_priced_with_its_first_write() -> None:
     assert advise([call])["recommendations"] == []
 
 
+def cached(*made: tuple[str, float], size: int = 1_000_000, **rest: Any) -> list[dict[str, Any]]:
+    """Advice on caching for calls of (flow, seconds after NOW)."""
+    call = {"provider": "anthropic", "model": "claude-3-sonnet", "input_tokens": size} | rest
+    costs = [calculator().calculate_execution_cost(flow, None, [call], at=NOW + when) for flow, when in made]
+    found = analyze_cost_optimization_opportunities(costs, catalogue=PRICES, classes={})
+    return [one for one in found["recommendations"] if one["type"] == "caching"]
+
+
+def test_a_cached_prompt_is_kept_for_five_minutes_and_by_its_flow() -> None:
+    """Writing half of 1 M tokens costs $0.375 more than sending it; reading it $1.35 less."""
+    (kept,) = cached(("a", 300), ("a", 0), ("a", 600))  # in any order; each use keeps it
+    assert kept["potential_savings"] == Decimal("1.35") * 2 - Decimal("0.375")
+    (late,) = cached(("a", 0), ("a", 300), ("a", 601))
+    assert late["potential_savings"] == Decimal("1.35") - 2 * Decimal("0.375")
+    assert cached(("a", 0), ("a", 301)) == []
+    assert cached(("a", 0), ("b", 1)) == []
+    (two,) = cached(("a", 0), ("b", 1), ("b", 2), ("a", 3))
+    assert two["potential_savings"] == 2 * (Decimal("1.35") - Decimal("0.375"))
+
+
+def test_short_prompts_cannot_be_cached() -> None:
+    assert cached(("a", 0), ("a", 1), size=2_047) == []
+    assert len(cached(("a", 0), ("a", 1), size=2_048)) == 1
+    assert cached(("a", 0), ("a", 1), size=4_000, cache_read_tokens=2_000) == []
+
+
+def test_what_a_given_cost_would_have_been_is_not_known() -> None:
+    """Only another model's price can be compared with it: what was paid is not what is listed."""
+    call = {"provider": "anthropic", "model": "claude-3-sonnet", "cost": "10"}
+    sizes = (10_000, 10_000, 10_000, 10_000, 500_000)
+    assert advise([call | {"input_tokens": size} for size in sizes])["recommendations"] == []
+    same = [call | {"input_tokens": size, "cost": str(Decimal(size) * 3 / 10**6)} for size in sizes]
+    assert {one["type"] for one in advise(same)["recommendations"]} == {"caching", "prompt"}
+
+
+def test_a_model_that_thinks_is_no_substitute_for_one_that_does_not() -> None:
+    """It writes more tokens for the same answer. Nor is one of which nobody knows whether it hears."""
+    prices = Catalogue(
+        [PriceOverride("openai", name, input=cost, output=cost) for name, cost in (("a", 9), ("b", 1))]
+    )
+    classes = {
+        "all": {"members": ["openai/a", "openai/b"], "offered": ["openai/b"], "thinking": ["openai/b"]}
+    }
+
+    def advice(**rest: Any) -> list[str]:
+        calculate = FlowiseCostCalculator("self_hosted", catalogue=prices)
+        call = {"provider": "openai", "model": "a", "input_tokens": 100} | rest
+        cost = calculate.calculate_execution_cost("f", "F", [call], at=NOW)
+        found = analyze_cost_optimization_opportunities([cost], catalogue=prices, classes=classes)
+        return [one["type"] for one in found["recommendations"]]
+
+    assert advice() == []
+    classes["all"]["thinking"].append("openai/a")
+    assert advice() == ["model"]
+    assert advice(input_audio_tokens=5) == []
+    classes["all"]["thinking"].clear()
+    assert advice() == ["model"]
+
+
+def test_a_reseller_s_customer_is_offered_what_the_reseller_sells() -> None:
+    """gpt-4 at Azure: gpt-4.1 is there too. 1 M in: $30 and $2."""
+    calculate = FlowiseCostCalculator("self_hosted", catalogue=Catalogue())
+    call = {"provider": "azureChatOpenAI", "model": "gpt-4", "input_tokens": 1_000_000}
+    cost = calculate.calculate_execution_cost("f", "F", [call], at=NOW)
+    found = analyze_cost_optimization_opportunities([cost], catalogue=Catalogue())
+    (one,) = [one for one in found["recommendations"] if not one["other_maker"]]
+    assert one["suggestion"].startswith("azure/gpt-4: azure/gpt-4.1 is in the same class (large)")
+    assert one["potential_savings"] == found["total_potential_savings"] == 28
+
+
 def test_long_prompts_are_priced_at_the_usual_size() -> None:
     """Four of 1,000 tokens and one of 101,000 at $30: cutting 100,000 saves $3."""
     calls = [
         GPT_4 | {"input_tokens": size, "output_tokens": 0} for size in (1_000, 1_000, 1_000, 1_000, 101_000)
     ]
     (one,) = advise(calls, classes={"none": {"members": [], "offered": []}})["recommendations"]
-    assert (one["type"], one["current_cost"], one["potential_savings"]) == ("prompt", Decimal("3.03"), 3)
+    assert (one["type"], one["current_cost"], one["potential_savings"]) == ("prompt", Decimal("3.15"), 3)
+    assert one["potential_savings_percent"] == 95
     assert "1 of 5 prompts" in one["suggestion"]
     assert advise(calls[1:], classes={"none": {"members": [], "offered": []}})["recommendations"] == []
+
+
+def test_no_prompt_is_cut_to_nothing() -> None:
+    calls = [GPT_4 | {"input_tokens": size, "output_tokens": 1} for size in (0, 0, 0, 5, 5)]
+    assert advise(calls, classes={})["recommendations"] == []
 
 
 def test_prompts_of_one_size_are_not_long() -> None:
@@ -418,8 +631,9 @@ def test_a_long_prompt_keeps_what_of_it_was_cached() -> None:
     long = small | {"input_tokens": 5_000, "cache_read_tokens": 2_000}
     found = advise([small, small, small, small, long])["recommendations"]
     (prompt,) = [one for one in found if one["type"] == "prompt"]
-    assert prompt["current_cost"] == Decimal("0.0096")  # 3,000 at $3 and 2,000 at $0.30
-    assert prompt["proposed_cost"] == Decimal("0.0003")
+    # 3,000 at $3 and 2,000 at $0.30, after four of $0.0003
+    assert prompt["current_cost"] == Decimal("0.0096") + 4 * Decimal("0.0003")
+    assert prompt["proposed_cost"] == Decimal("0.0003") * 5
 
 
 def test_a_cheaper_plan_is_suggested_where_the_count_is_known() -> None:
@@ -427,6 +641,9 @@ def test_a_cheaper_plan_is_suggested_where_the_count_is_known() -> None:
     plans = [one for one in found if one["type"] == "plan"]
     assert [(one["proposed_cost"], one["potential_savings_percent"]) for one in plans] == [(35, 46)]
     assert not [one for one in advise([GPT_4], "cloud_pro")["recommendations"] if one["type"] == "plan"]
+    for count in (-1, 1.5, True):
+        with pytest.raises(ConfigurationError, match="monthly_executions"):
+            advise([GPT_4], "cloud_pro", monthly_executions=count)
     none = advise([GPT_4], "cloud_pro", monthly_executions=10_001)["recommendations"]
     assert not [one for one in none if one["type"] == "plan"]
 
@@ -452,7 +669,7 @@ def test_the_shipped_classes_are_priced_and_named_as_listed() -> None:
 
     prices, seen = Catalogue(), set()
     for one in _shipped_classes().values():
-        assert set(one["offered"]) <= set(one["members"])
+        assert set(one["offered"]) | set(one.get("thinking", ())) <= set(one["members"])
         for name in one["members"]:
             provider, _, model = name.partition("/")
             assert prices.listed_as(provider, model) == model
