@@ -26,7 +26,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .exceeded import asked, budget_exceeded, degrades, may_go_on, soften, would_refuse
-from .outcomes import BOOKINGS, Booking
+from .outcomes import BOOKINGS, Booking, Outcome
 from .policy import ALLOWED, Facts, Verdict
 from .ports import Held, Prices
 from .records import Charge
@@ -221,6 +221,16 @@ def _decide(known: list[tuple[Refused, Refusal]]) -> Story[Refused | None]:
     return None
 
 
+def _give_back_unsure(call: Call, hold: str) -> Story[None]:
+    """Nobody knows whether it was reserved: it is given back as soon as the store answers.
+
+    Not under a name of the user's own: another process may have that reservation, in flight. What
+    this one may have made expires.
+    """
+    if not call.keyed:
+        yield Release(hold, call.started_at)
+
+
 def _give_back(call: Call, context: GovernanceContext | None, admitted: Admitted) -> Story[None]:
     if context is not None:
         context.unreserve(admitted.held_here)
@@ -268,7 +278,9 @@ def _reserve(
     if context is not None:
         here = context.reserve(Reserve("", amount, softened(context.watches), expires_at, at_most, free))
         if isinstance(here, Refusal):
-            return _refused(call, here)
+            # What was paid for already is told so, also where nothing is left to pay for it again.
+            before = (yield from _completed_before(call)) if call.keyed else None
+            return before or _refused(call, here)
         amount = held_here = here.reserved
         passed = tuple([watch.budget for watch in here.passed])
     attempt = 1
@@ -298,11 +310,15 @@ def _reserve(
                 answer = yield Hold(wish, call.started_at)
         except StoreError as error:
             if call.needs_store:
-                # Nobody knows whether it was reserved: it is given back as soon as the store answers.
-                yield Release(wish.id, call.started_at)
+                yield from _give_back_unsure(call, wish.id)
                 return Refused(_unavailable(error), call.name, call.attribution, call.started_at)
             answer = Held(HoldState.HELD, amount, fresh=True)
             flags += ("store_unavailable",)
+        except GeneratorExit:
+            raise
+        except BaseException:  # cancelled, interrupted
+            yield from _give_back_unsure(call, wish.id)
+            raise
         finally:
             # A refused, cancelled or failed reserve leaves nothing behind in the contexts.
             if context is not None and not (isinstance(answer, Held) and answer.fresh):
@@ -349,6 +365,14 @@ def _unavailable(error: StoreError) -> StoreUnavailable:
 def _refused(call: Call, refusal: Refusal) -> Refused:
     error = budget_exceeded(refusal, call.expectation.because)
     return Refused(error, call.name, call.attribution, call.started_at, refusal)
+
+
+def _completed_before(call: Call) -> Story[Refused | None]:
+    charges = yield LookUp(call.operation)
+    assert isinstance(charges, tuple)
+    if not any(charge.outcome == Outcome.COMPLETED for charge in charges):
+        return None
+    return Refused(AlreadyCompleted(call.operation, charges), call.name, call.attribution, call.started_at)
 
 
 def _seen_before(call: Call, held: Held) -> Story[Refused]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from .attribution import UNALLOCATED
+from .attribution import DIMENSIONS, UNALLOCATED, near_miss
+from .errors import ConfigurationError
 from .money import dollars
 from .records import CostSource, Exactness
 
@@ -184,8 +185,13 @@ class Costs:
     def cost_by(self, key: str) -> dict[str, Decimal]:
         """Dollars by ``flow``, ``provider``, ``model``, ``source``, ``exactness`` or an attribution key.
 
+        A slip of one of those or of a known key raises :class:`ConfigurationError`.
+
         What has no value for the key is under ``<none>``. The parts add up to :attr:`total_cost`.
         """
+        meant = near_miss(key, DIMENSIONS)
+        if meant is not None:
+            raise ConfigurationError(f"cost_by() knows no key {key!r}; did you mean {meant!r}?")
         with self._lock:
             rows = dict(self._totals.rows or {})
         return _split(rows, key)

@@ -335,9 +335,9 @@ def test_a_reserve_that_fails_leaves_nothing_in_the_contexts(
             world.admit(call(5, SHARED), context)
         assert raised.value is error
         assert (outer.reserved, context.reserved, context.refused_calls) == (0, 0, 0)
-    # whether the store has it is not known; if so, its expiry books it
+    # whether the store had it is not known: it was given back
     world.store.reap(1e6)
-    assert shared(world) == (Account() if when == "before" else Account(5, 0))
+    assert shared(world) == Account()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -435,19 +435,25 @@ def test_cancelling_a_task_that_reserves(world: World) -> None:
     async def main() -> None:
         waiting = asyncio.Event()
 
+        given_back = []
+
         async def never(effect: Effect) -> object:
+            if isinstance(effect, Release):
+                given_back.append(effect.hold)
+                return None
             waiting.set()
             await asyncio.Event().wait()
             raise AssertionError
 
         with governance_context("job", budget=1) as context:
-            task = asyncio.create_task(drive_async(admit(call(5, SHARED), context), never))
+            task = asyncio.create_task(drive_async(admit(call(5, SHARED, operation="op"), context), never))
             await waiting.wait()
             assert context.reserved == Decimal("0.000000005")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert context.reserved == 0
+            assert given_back == ["op#1"], "nobody knows whether the store has it"
             context.refuse()  # no warning that nothing was called
 
     asyncio.run(main())
@@ -752,3 +758,27 @@ def test_effects_are_plain_and_picklable() -> None:
     assert pickle.loads(pickle.dumps(call(5, SHARED))).watches == (SHARED,)
     with pytest.raises(dataclasses.FrozenInstanceError):
         call(5).name = "x"  # type: ignore[misc]
+
+
+def test_what_was_paid_for_is_told_also_where_nothing_is_left(world: World, run: Driver) -> None:
+    with governance_context("job", budget="0.000000010") as context:
+        admitted = run(admit(call(5, operation="op", keyed=True), context))
+        assert isinstance(admitted, Admitted)
+        world.finish(admitted, done(10), context)
+        refused = run(admit(call(5, operation="op", keyed=True), context))
+        assert isinstance(refused, Refused)
+        assert isinstance(refused.error, AlreadyCompleted)
+        assert [charge.nanos for charge in refused.error.charges] == [10]
+        other = run(admit(call(5, operation="other", keyed=True), context))
+        assert isinstance(other, Refused)
+        assert isinstance(other.error, BudgetExceeded)
+
+
+def test_an_unsure_reservation_of_a_named_operation_is_not_given_back(world: World, run: Driver) -> None:
+    """Another process may have it in flight under the same name."""
+    world.admitted(call(5, SHARED, operation="op", keyed=True), None)
+    world.error, world.fail_before = StoreError("away"), Hold
+    refused = run(admit(call(5, SHARED, operation="op", keyed=True), None))
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, StoreUnavailable)
+    assert shared(world) == Account(0, 5), "the other's reservation stands"

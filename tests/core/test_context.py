@@ -709,3 +709,12 @@ def test_deep_nests_can_be_shown() -> None:
 def test_a_context_is_not_pickled_by_mistake() -> None:
     with governance_context("job") as context, pytest.raises(TypeError):
         pickle.dumps(context)
+
+
+def test_a_slip_of_a_key_is_no_empty_report() -> None:
+    with governance_context("slips") as context:
+        pass
+    for slip, meant in (("modle", "model"), ("flows", "flow"), ("taem", "team")):
+        with pytest.raises(ConfigurationError, match=f"did you mean '{meant}'"):
+            context.cost_by(slip)
+    assert context.cost_by("squad") == {}
