@@ -33,6 +33,9 @@ KEPT = 10_000
 
 BATCH = 100
 
+REPLAY_SECONDS = 72_000.0
+"""Older entries are not settled by a replay: the store may have forgotten that it has them."""
+
 
 class Books:
     """One store and one ledger. What is done here after a call was sent never raises."""
@@ -46,6 +49,7 @@ class Books:
         self._unwritten: deque[tuple[Charge, bool]] = deque()
         """charges that the ledger did not take, and whether the accounts have them"""
         self._catching_up = threading.Lock()
+        self._told_stale = False
         self._process = os.getpid()
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
@@ -152,7 +156,7 @@ class Books:
         try:
             self._give_back()
             self._write_down()
-            self._replay()
+            self._replay(now)
             self._book_losses(self.store.reap(now))
         except StoreError as error:
             log.warning("store or ledger does not answer (%s); the books are brought up later", error)
@@ -185,7 +189,7 @@ class Books:
                 raise
             self._unwritten.popleft()
 
-    def _replay(self) -> None:
+    def _replay(self, now: float) -> None:
         # Others' entries too, and such as are being booked right now: settling twice changes nothing.
         failed: set[str] = set()
         while True:
@@ -195,6 +199,10 @@ class Books:
             settled = []
             try:
                 for charge in behind:
+                    if now - charge.ended_at > REPLAY_SECONDS:
+                        failed.add(charge.id)
+                        self._tell_stale(charge)
+                        continue
                     try:
                         self._settle(charge, self._amount(charge))
                     except StoreError:
@@ -206,6 +214,16 @@ class Books:
                         settled.append(charge.id)
             finally:
                 self.ledger.mark_settled(settled)
+
+    def _tell_stale(self, charge: Charge) -> None:
+        if not self._told_stale:
+            self._told_stale = True
+            log.error(
+                "a charge of %s has been waiting for its accounts for more than %d hours; whether they have "
+                "it is not known any more. Run `genops-ctx budgets rebuild`",
+                charge.name,
+                REPLAY_SECONDS // 3600,
+            )
 
     def _amount(self, charge: Charge) -> int:
         """What the whole attempt has cost."""

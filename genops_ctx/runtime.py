@@ -207,7 +207,7 @@ class Runtime:
         if isinstance(effect, Hold):
             return self.books.reserve(effect.wish, effect.now)
         if isinstance(effect, LookUp):
-            return tuple(self.books.ledger.charges(effect.operation))
+            return self.books.charges_of(effect.operation)
         if isinstance(effect, Book):
             self.books.book(effect.charge, effect.settles)
         elif isinstance(effect, Judge):
@@ -355,6 +355,7 @@ def _at_exit() -> None:
     if _runtime is not None:
         _runtime.drain()
         _runtime.alerts.flush()
+        _runtime.books.close()
 
 
 def configure(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..core import accounts as rule
 from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
 from ..core.ports import Held, Lost
-from .tombstones import remembered_for
+from .tombstones import LOCAL_SECONDS, TOMBSTONE_SECONDS
 
 __all__ = ["MemoryStore"]
 
@@ -22,7 +22,9 @@ class MemoryStore:
     What it holds ends with the process. Amounts in nano-dollars, times in epoch seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remember: float = LOCAL_SECONDS) -> None:
+        """``remember``: seconds that the end of an unnamed attempt is kept."""
+        self._kept = remember
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Hold] = {}
@@ -155,8 +157,9 @@ class MemoryStore:
     def _remember(self, name: str, now: float) -> None:
         # An attempt that is corrected is remembered from its correction on; the entry that the heap
         # has for its first end then says nothing any more.
-        lost = self._holds[name].state is HoldState.LOST
-        until = max(now + remembered_for(name in self._keyed, lost), self._forget_at.get(name, 0.0))
+        asked_for = name in self._keyed or self._holds[name].state is HoldState.LOST
+        kept = TOMBSTONE_SECONDS if asked_for else self._kept
+        until = max(now + kept, self._forget_at.get(name, 0.0))
         self._forget_at[name] = until
         self._memos.pop(name, None)
         heapq.heappush(self._ended, (until, name))

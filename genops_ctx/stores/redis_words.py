@@ -1,9 +1,9 @@
-"""Arguments and answers of the scripts, as Python values."""
+"""What is asked of the scripts, and what their answers mean: one function for each transition."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..core.accounts import (
     Account,
@@ -21,17 +21,106 @@ from .redis_session import Argument
 from .tombstones import TOMBSTONE_SECONDS
 
 __all__ = [
-    "control_of",
-    "control_text",
-    "held_of",
-    "losses_of",
-    "named_accounts",
-    "reserve_arguments",
+    "Transition",
+    "accounts",
+    "acknowledge",
+    "adjust",
+    "control",
+    "extend",
+    "mark",
+    "reap",
+    "release",
+    "reserve",
     "restore_arguments",
+    "set_control",
+    "settle",
 ]
 
+SWEPT_AT_ONCE = 200
+"""Things of a kind that one run of the reaper sweeps away."""
 
-def reserve_arguments(wish: Reserve) -> list[Argument]:
+T = TypeVar("T")
+
+
+class Transition(NamedTuple, Generic[T]):
+    """A script to run, and how to read what it answers."""
+
+    name: str
+    now: float
+    """the caller's clock"""
+    arguments: Sequence[Argument]
+    read: Callable[[list[Any]], T]
+
+
+def reserve(wish: Reserve, now: float) -> Transition[Held | Refusal | WrongWindow]:
+    return Transition("reserve", now, _wish(wish), lambda answer: _held(answer, wish.watches))
+
+
+def settle(
+    hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool
+) -> Transition[None]:
+    done = "1" if completed else "0"
+    return Transition(
+        "settle", now, (hold, actual, done, TOMBSTONE_SECONDS, TOMBSTONE_SECONDS, *accounts), _nothing
+    )
+
+
+def release(hold: str, now: float) -> Transition[None]:
+    return Transition("release", now, (hold, TOMBSTONE_SECONDS), _nothing)
+
+
+def extend(hold: str, expires_at: float, now: float) -> Transition[None]:
+    return Transition("extend", now, (hold, repr(expires_at)), _nothing)
+
+
+def reap(now: float) -> Transition[tuple[Lost, ...] | None]:
+    """None where there is more to sweep."""
+    return Transition(
+        "reap",
+        now,
+        (SWEPT_AT_ONCE, TOMBSTONE_SECONDS),
+        lambda answer: None if answer[0] else _losses(answer[1]),
+    )
+
+
+def acknowledge(holds: Sequence[str]) -> Transition[None]:
+    return Transition("acknowledge", 0.0, tuple(holds), _nothing)
+
+
+def accounts(keys: Sequence[str] | None) -> Transition[dict[str, Account]]:
+    if keys is None:
+        return Transition("accounts", 0.0, ("all",), lambda answer: _named_accounts(answer[0]))
+    return Transition(
+        "accounts",
+        0.0,
+        ("these", *keys),
+        lambda answer: {key: _account(text) for key, text in zip(keys, answer[0], strict=True)},
+    )
+
+
+def adjust(key: str, spent: int) -> Transition[None]:
+    return Transition("adjust", 0.0, (key, spent), _nothing)
+
+
+def control(key: str) -> Transition[Control]:
+    return Transition("control", 0.0, (key,), lambda answer: _control(answer[0]))
+
+
+def set_control(key: str, control: Control) -> Transition[None]:
+    return Transition("set_control", 0.0, (key, _control_text(control)), _nothing)
+
+
+def mark(key: str, now: float, until: float | None) -> Transition[bool]:
+    return Transition(
+        "mark", now, (key, "" if until is None else repr(until)), lambda answer: bool(answer[0])
+    )
+
+
+def _nothing(answer: list[Any]) -> None:
+    """There is no answer to read."""
+
+
+def _wish(wish: Reserve) -> list[Argument]:
     """As ``lua/reserve.lua`` lists them."""
     arguments: list[Argument] = [
         wish.id,
@@ -61,7 +150,7 @@ def reserve_arguments(wish: Reserve) -> list[Argument]:
     return arguments
 
 
-def held_of(answer: list[Any], watches: tuple[Watch, ...]) -> Held | Refusal | WrongWindow:
+def _held(answer: list[Any], watches: tuple[Watch, ...]) -> Held | Refusal | WrongWindow:
     """What ``lua/reserve.lua`` answered."""
     word = answer[0]
     if word == b"held":
@@ -78,7 +167,7 @@ def held_of(answer: list[Any], watches: tuple[Watch, ...]) -> Held | Refusal | W
     )
 
 
-def losses_of(answer: list[Any]) -> tuple[Lost, ...]:
+def _losses(answer: list[Any]) -> tuple[Lost, ...]:
     """What ``lua/reap.lua`` answered."""
     found = []
     for name, amount, expires_at, memo, keys in answer:
@@ -89,25 +178,23 @@ def losses_of(answer: list[Any]) -> tuple[Lost, ...]:
     return tuple(found)
 
 
-def named_accounts(pairs: Sequence[bytes]) -> dict[str, Account]:
+def _named_accounts(pairs: Sequence[bytes]) -> dict[str, Account]:
     """Names and values by turns; the mark without a name is none."""
     return {
-        pairs[index].decode(): account_of(pairs[index + 1])
-        for index in range(0, len(pairs), 2)
-        if pairs[index]
+        pairs[index].decode(): _account(pairs[index + 1]) for index in range(0, len(pairs), 2) if pairs[index]
     }
 
 
-def account_of(text: bytes) -> Account:
+def _account(text: bytes) -> Account:
     spent, reserved = text.split()
     return Account(int(spent), int(reserved))
 
 
-def control_text(control: Control) -> str:
+def _control_text(control: Control) -> str:
     return f"{control.frozen:d} {control.granted} {control.granted_until!r}"
 
 
-def control_of(text: bytes | None) -> Control:
+def _control(text: bytes | None) -> Control:
     if text is None:
         return Control()
     frozen, granted, until = text.split()
@@ -127,5 +214,5 @@ def restore_arguments(
         arguments += (repr(now + TOMBSTONE_SECONDS), "", len(hold.accounts), *hold.accounts)
     arguments.append(len(controls))
     for key, control in controls.items():
-        arguments += (key, control_text(control))
+        arguments += (key, _control_text(control))
     return arguments

@@ -12,7 +12,7 @@ from ..core import accounts as rule
 from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, Watch, WrongWindow
 from ..core.ports import Held, Lost
 from .sqlite_connection import Transactions, check_writable
-from .tombstones import remembered_for
+from .tombstones import TOMBSTONE_SECONDS
 
 __all__ = ["SQLiteStore"]
 
@@ -67,7 +67,7 @@ class SQLiteStore:
                     hold.state.value,
                     hold.amount,
                     hold.booked,
-                    json.dumps(hold.accounts),
+                    _as_text(hold.accounts),
                     hold.expires_at,
                     wish.keyed,
                     hold.expires_at,
@@ -102,9 +102,9 @@ class SQLiteStore:
                     after.state.value,
                     after.amount,
                     after.booked,
-                    json.dumps(after.accounts),
+                    _as_text(after.accounts),
                     after.expires_at,
-                    now + remembered_for(False, False),
+                    now + TOMBSTONE_SECONDS,
                 ),
             )
         else:
@@ -156,12 +156,12 @@ class SQLiteStore:
                 "SELECT id, amount, accounts, expires_at, memo FROM store_losses"
             ).fetchall()
         return tuple(
-            Lost(name, Hold(HoldState.LOST, amount, amount, tuple(json.loads(keys)), expires_at), memo)
+            Lost(name, Hold(HoldState.LOST, amount, amount, _as_names(keys), expires_at), memo)
             for name, amount, keys, expires_at, memo in losses
         )
 
     def _expire(self, connection: sqlite3.Connection, name: str, now: float) -> None:
-        before, keyed, _ = _find(connection, name)
+        before, _, _ = _find(connection, name)
         change = rule.expire(before, now) if before is not None else None
         if before is None or change is None:
             return
@@ -171,7 +171,7 @@ class SQLiteStore:
             "SELECT id, amount, accounts, expires_at, memo FROM store_holds WHERE id = ?",
             (name,),
         )
-        _end(connection, name, change, now + remembered_for(keyed, True))
+        _end(connection, name, change, now + TOMBSTONE_SECONDS)
 
     def acknowledge(self, holds: Sequence[str]) -> None:
         with self.transactions as connection:
@@ -228,13 +228,13 @@ def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool,
     if row is None:
         return None, False, 0.0
     state, amount, booked, keys, expires_at, keyed, due = row
-    return Hold(HoldState(state), amount, booked, tuple(json.loads(keys)), expires_at), bool(keyed), due
+    return Hold(HoldState(state), amount, booked, _as_names(keys), expires_at), bool(keyed), due
 
 
 def _until(before: Hold, keyed: bool, due: float, now: float) -> float:
     """An attempt that is corrected is remembered from its correction on."""
     ended = due if before.state is not HoldState.HELD else 0.0
-    return max(now + remembered_for(keyed, False), ended)
+    return max(now + TOMBSTONE_SECONDS, ended)
 
 
 def _end(connection: sqlite3.Connection, name: str, change: Change, until: float) -> None:
@@ -272,6 +272,16 @@ def _control(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, C
         _among("SELECT key, frozen, granted, granted_until FROM store_controls", len(keys)), keys
     )
     return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
+
+
+@lru_cache(maxsize=1024)
+def _as_text(names: tuple[str, ...]) -> str:
+    return json.dumps(names)
+
+
+@lru_cache(maxsize=1024)
+def _as_names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 @lru_cache(maxsize=256)

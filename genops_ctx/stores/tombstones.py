@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["TOMBSTONE_SECONDS", "UNNAMED_SECONDS", "remembered_for"]
+__all__ = ["LOCAL_SECONDS", "TOMBSTONE_SECONDS"]
 
 TOMBSTONE_SECONDS = 86_400.0
-"""The end of a named operation, so that a replay of it is not sent again; and of a lost attempt, so
-that late evidence corrects it."""
-UNNAMED_SECONDS = 600.0
-"""The end of any other: only the process that made it can ask for it again."""
-
-
-def remembered_for(named: bool, lost: bool) -> float:
-    """Seconds from its end on."""
-    return TOMBSTONE_SECONDS if named or lost else UNNAMED_SECONDS
+"""The end of an attempt: a replay of a named operation is not sent again, late evidence corrects a
+loss, and a ledger that is behind settles nothing twice (it replays no older entries)."""
+LOCAL_SECONDS = 600.0
+"""The end of an unnamed attempt in a store of one process, which only that process can ask for."""

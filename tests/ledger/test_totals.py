@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,7 @@ def value(one: Charge, item: Line | None, name: str) -> str:
     """What a reader of the documentation expects a line to be grouped under."""
     usage = item.usage if item else None
     known = {
-        "day": datetime.fromtimestamp(one.started_at, UTC).date().isoformat(),
+        "day": (date(1970, 1, 1) + timedelta(days=one.started_at // 86_400)).isoformat(),
         "flow": one.name,
         "flow_id": one.flow,
         "provider": usage.provider if usage else "",

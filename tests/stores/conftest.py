@@ -11,6 +11,7 @@ import pytest
 from genops_ctx.core.ports import AccountStore
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.sqlite import SQLiteStore
+from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
 
 from .redis_server import RedisServer
 
@@ -41,7 +42,7 @@ def new_store(back_end: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
         number = next(_numbers)
         store: AccountStore
         if back_end == "memory":
-            store = MemoryStore()
+            store = MemoryStore(remember=TOMBSTONE_SECONDS)
         elif back_end == "sqlite":
             store = SQLiteStore(tmp_path / f"{number}.db")
         else:

@@ -40,7 +40,9 @@ def reaped(store: AccountStore, now: float) -> dict[str, Hold]:
 def remembered(store: AccountStore) -> int:
     """How many things a back end keeps beside its accounts."""
     if isinstance(store, MemoryStore):
-        return sum(len(value) for name, value in vars(store).items() if name not in ("_lock", "_accounts"))
+        return sum(
+            len(value) for name, value in vars(store).items() if name not in ("_lock", "_accounts", "_kept")
+        )
     if isinstance(store, SQLiteStore):
         with sqlite3.connect(store.path) as file:
             tables = ("store_holds", "store_losses", "store_marks", "store_controls")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from genops_ctx.core.accounts import Control, Refusal, Reserve, Watch, WrongWindow
 from genops_ctx.core.ports import AccountStore
 from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
 
 from .conftest import NewStore
 
@@ -133,7 +134,7 @@ def two(back_end: str, new_store: NewStore) -> NewStore:
 def test_the_twins_answer_the_same_and_keep_the_same_accounts(
     two: NewStore, history: list[tuple[float, Step]]
 ) -> None:
-    rule, twin = MemoryStore(), two()
+    rule, twin = MemoryStore(remember=TOMBSTONE_SECONDS), two()
     now = 100.0
     for gap, step in history:
         now += gap
@@ -155,7 +156,7 @@ def test_the_histories_reach_refusals_windows_and_frozen_scopes() -> None:
     @settings(max_examples=300, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(history=histories)
     def look(history: list[tuple[float, Step]]) -> None:
-        store, now = MemoryStore(), 100.0
+        store, now = MemoryStore(remember=TOMBSTONE_SECONDS), 100.0
         for gap, step in history:
             now += gap
             answer = step(store, now)
