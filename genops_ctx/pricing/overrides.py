@@ -243,7 +243,7 @@ def load_overrides(path: str | os.PathLike[str]) -> list[PriceOverride]:
     """
     try:
         text = Path(path).read_text("utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigurationError(f"the prices in {path} cannot be read: {problem}") from problem

@@ -6,6 +6,7 @@ pytest is imported here; each fixture imports what it gives.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,21 +23,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def genops_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    """A fresh runtime in memory: no charge, account or budget of another test, no file, no setting.
+    """A fresh runtime in memory: no charge, account, budget or price of another test, no file, no setting.
 
     Environment variables and TOML files are not read for it. ``configure()`` in a test reads them as
-    ever, but keeps to memory too unless it is told another store or ledger: nothing is written. The
-    runtime before it comes back afterwards. For every test of a project, in its conftest.py::
+    ever, but keeps to memory too unless it is told another store or ledger: nothing is written. Prices
+    are the shipped ones, whatever the person who runs the tests has set or fetched. The runtime before
+    it comes back afterwards. For every test of a project, in its conftest.py::
 
         @pytest.fixture(autouse=True)
         def governed_in_memory(genops_runtime): ...
     """
     from ..core.context import _current
+    from ..pricing import catalogue
     from ..runtime import Runtime, reset_runtime
     from ..settings import Settings
 
     for variable in ("GENOPS_STORE", "GENOPS_LEDGER"):
         monkeypatch.setenv(variable, "memory://")
+    for variable in ("GENOPS_PRICES", "GENOPS_PRICE_DATA"):
+        monkeypatch.setenv(variable, os.path.join(os.devnull, "none"))
+    monkeypatch.setattr(catalogue, "_default", None)
     runtime = Runtime(Settings())
     before = reset_runtime(runtime)
     # A context that a failed test left open would pay for the calls of the next.

@@ -301,6 +301,7 @@ def test_a_file_keeps_prices_exactly(
 
 def test_a_file_that_is_not_there_holds_no_price(tmp_path: Path) -> None:
     assert load_overrides(tmp_path / "none.toml") == []
+    assert load_overrides(Path(__file__) / "none.toml") == []
 
 
 def test_a_file_written_by_hand(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -40,3 +41,23 @@ def test_every_public_name_loads():
     for name in testing.__all__:
         assert getattr(testing, name) is not None
         assert name in dir(testing)
+
+
+def test_a_developer_s_own_prices_reach_no_test(tmp_path):
+    """A price file, fetched data that is broken, and a catalogue that has read them already."""
+    prices, data = tmp_path / "prices.toml", tmp_path / "prices.json"
+    prices.write_text('[[price]]\nprovider = "openai"\nmodel = "*"\ninput = 999\noutput = 999\n')
+    data.write_text("{")
+    (tmp_path / "test_it.py").write_text(
+        "from genops_ctx import Usage\n"
+        "from genops_ctx.pricing.catalogue import default_catalogue\n"
+        "CALL = Usage('openai', 'gpt-4o-mini', input_tokens=1)\n"
+        "assert default_catalogue().nanos(CALL, 1.79e9) > 150\n"
+        "def test_it(genops_runtime):\n"
+        "    assert genops_runtime.prices.quote(CALL, 1.79e9).nanos == 150\n"
+        "    assert default_catalogue().nanos(CALL, 1.79e9) == 150\n"
+    )
+    environment = os.environ | {"GENOPS_PRICES": str(prices), "GENOPS_PRICE_DATA": str(data)}
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    out = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert "1 passed" in out.stdout, out.stdout + out.stderr
