@@ -8,20 +8,19 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.accounts import Account, Control, Hold, Refusal, Reserve, WrongWindow
-from ..core.errors import ConfigurationError, StoreError
+from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
 from . import redis_words as words
+from .redis_line import Line
 from .redis_scripts import keys_of
-from .redis_session import Argument, Request, Session
+from .redis_session import Request, Session
 from .redis_urls import connect, parse_address
-from .tombstones import TOMBSTONE_SECONDS, UNNAMED_SECONDS
 
 if TYPE_CHECKING:
     from .redis_health import RedisHealth
 
 __all__ = ["RedisStore"]
 
-SWEPT_AT_ONCE = 200
 RESTORE_SECONDS = 30.0
 T = TypeVar("T")
 
@@ -64,13 +63,13 @@ class RedisStore:
         if command_timeout <= 0 or connect_timeout <= 0:
             raise ConfigurationError("command_timeout and connect_timeout must be more than 0 seconds")
         self._address = parse_address(url)
-        self._keys = keys_of(namespace)
+        self.keys = keys_of(namespace)
         self._timeout = command_timeout
         self._connect_timeout = connect_timeout
-        self._session = Session(command_timeout, generation=generation, callers_clock=clock == "caller")
+        self.session = Session(command_timeout, generation=generation, callers_clock=clock == "caller")
         self._client: Any = None
+        self.line = Line(self._address.shown, command_timeout)
         self._lock = threading.Lock()
-        self._silent_until = 0.0
 
     def __repr__(self) -> str:
         return f"RedisStore({self._address.shown!r})"
@@ -78,57 +77,51 @@ class RedisStore:
     @property
     def generation(self) -> str | None:
         """The name of the data that this store is booked in; None before its first answer."""
-        return self._session.generation
+        return self.session.generation
 
     @property
     def made_it(self) -> bool:
         """There was nothing under the namespace, and this client has begun it."""
-        return self._session.made_it
+        return self.session.made_it
 
     # -- the protocol ---------------------------------------------------------------------------
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        return words.held_of(self._ask("reserve", now, *words.reserve_arguments(wish)), wish.watches)
+        return self._ask(words.reserve(wish, now))
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
-        done = "1" if completed else "0"
-        self._ask("settle", now, hold, actual, done, TOMBSTONE_SECONDS, UNNAMED_SECONDS, *accounts)
+        self._ask(words.settle(hold, actual, accounts, now, completed))
 
     def release(self, hold: str, now: float) -> None:
-        self._ask("release", now, hold, TOMBSTONE_SECONDS)
+        self._ask(words.release(hold, now))
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
-        self._ask("extend", now, hold, repr(expires_at))
+        self._ask(words.extend(hold, expires_at, now))
 
     def reap(self, now: float) -> Sequence[Lost]:
         while True:
-            more, losses = self._ask("reap", now, SWEPT_AT_ONCE, TOMBSTONE_SECONDS)
-            if not more:
-                return words.losses_of(losses)
+            losses = self._ask(words.reap(now))
+            if losses is not None:
+                return losses
 
     def acknowledge(self, holds: Sequence[str]) -> None:
         if holds:
-            self._ask("acknowledge", 0.0, *holds)
+            self._ask(words.acknowledge(holds))
 
     def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
-        if keys is None:
-            return words.named_accounts(self._ask("accounts", 0.0, "all")[0])
-        values = self._ask("accounts", 0.0, "these", *keys)[0]
-        return {key: words.account_of(text) for key, text in zip(keys, values, strict=True)}
+        return self._ask(words.accounts(keys))
 
     def adjust(self, key: str, spent: int) -> None:
-        self._ask("adjust", 0.0, key, spent)
+        self._ask(words.adjust(key, spent))
 
     def control(self, key: str) -> Control:
-        (text,) = self._ask("control", 0.0, key)
-        return words.control_of(text)
+        return self._ask(words.control(key))
 
     def set_control(self, key: str, control: Control) -> None:
-        self._ask("set_control", 0.0, key, words.control_text(control))
+        self._ask(words.set_control(key, control))
 
     def mark(self, key: str, now: float, until: float | None) -> bool:
-        (fresh,) = self._ask("mark", now, key, "" if until is None else repr(until))
-        return bool(fresh)
+        return self._ask(words.mark(key, now, until))
 
     def close(self) -> None:
         """Close its connections; they are made again where the store is used again."""
@@ -141,7 +134,7 @@ class RedisStore:
 
     def claim_restore(self, seconds: float = 120.0) -> bool:
         """True for the one process that is to replay the ledger and :meth:`restore`; for so long."""
-        key = self._keys[0].replace(":meta", ":restoring")
+        key = self.keys[0].replace(":meta", ":restoring")
         milliseconds = int(seconds * 1000)
         return bool(self._bounded(lambda client: client.set(key, "1", nx=True, px=milliseconds)))
 
@@ -163,9 +156,9 @@ class RedisStore:
         arguments = words.restore_arguments(
             accounts, holds or {}, controls or {}, time.time() if now is None else now
         )
-        client = self._connect(RESTORE_SECONDS)
+        client = self.connect(RESTORE_SECONDS)
         try:
-            return self._drive(self._session.restore(anyway, arguments), client)
+            return self._drive(self.session.restore(anyway, arguments), client)
         finally:
             client.close()
 
@@ -176,13 +169,13 @@ class RedisStore:
         def look(client: Any) -> RedisHealth:
             server = client
             if self._address.kind == "cluster":
-                server = client.get_redis_connection(client.get_node_from_key(self._keys[0]))
-            generation, lost = server.hmget(self._keys[0], "generation", "lost")
+                server = client.get_redis_connection(client.get_node_from_key(self.keys[0]))
+            generation, lost = server.hmget(self.keys[0], "generation", "lost")
             try:
                 settings = {**server.config_get("appendfsync"), **server.config_get("save")}
             except Exception:  # not allowed, or not there (managed services)
                 settings = None
-            holds = max(server.hlen(self._keys[2]) - 1, 0)
+            holds = max(server.hlen(self.keys[2]) - 1, 0)
             return health_of(
                 server.info(), settings, (generation or b"").decode(), (lost or b"").decode(), holds
             )
@@ -191,10 +184,12 @@ class RedisStore:
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def _ask(self, name: str, now: float, *arguments: Argument) -> list[Any]:
-        if self._silent_until and time.monotonic() < self._silent_until:
-            raise StoreError(f"Redis at {self._address.shown} did not answer a moment ago")
-        return self._bounded(lambda client: self._drive(self._session.ask(name, now, *arguments), client))
+    def _ask(self, transition: words.Transition[T]) -> T:
+        self.line.check()
+        name, now, arguments, read = transition
+        return read(
+            self._bounded(lambda client: self._drive(self.session.ask(name, now, *arguments), client))
+        )
 
     def _drive(self, question: Generator[Request, list[Any], T], client: Any) -> T:
         try:
@@ -210,46 +205,35 @@ class RedisStore:
         program, arguments = request
         try:
             return client.execute_command(  # type: ignore[no-any-return]
-                "EVALSHA", program.sha, len(self._keys), *self._keys, *arguments
+                "EVALSHA", program.sha, len(self.keys), *self.keys, *arguments
             )
         except NoScriptError:
             # It was not run. EVAL runs it and has the server know it.
             return client.execute_command(  # type: ignore[no-any-return]
-                "EVAL", program.text, len(self._keys), *self._keys, *arguments
+                "EVAL", program.text, len(self.keys), *self.keys, *arguments
             )
 
     def _bounded(self, use: Callable[[Any], T]) -> T:
         """Use the client; whatever goes wrong there is a :class:`StoreError`."""
-        client = self._client
         begun = time.monotonic()
         try:
-            if client is None:
-                client = self._connected()
-            answer = use(client)
-        except (StoreError, ConfigurationError):
-            raise
+            answer = use(self._client or self._connected())
         except Exception as error:
-            raise self._failed(error, begun) from None
-        self._silent_until = 0.0
+            raise self.line.failed(error, begun) from None
+        self.line.answered()
         return answer
-
-    def _failed(self, error: Exception, begun: float) -> Exception:
-        from redis.exceptions import RedisError, TimeoutError
-
-        if not isinstance(error, RedisError | OSError):
-            return error
-        waited = time.monotonic() - begun
-        if isinstance(error, TimeoutError | OSError) or waited > self._timeout:
-            # One call has waited; those after it do not wait for the same silence.
-            self._silent_until = time.monotonic() + 2 * max(waited, self._timeout)
-            return StoreError(f"Redis at {self._address.shown} did not answer within {waited:.3f} s")
-        return StoreError(f"Redis at {self._address.shown} failed ({type(error).__name__}: {error})")
 
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = self._connect(self._timeout)
+                self._client = self.connect()
             return self._client
 
-    def _connect(self, command_timeout: float) -> Any:
-        return connect(self._address, command_timeout=command_timeout, connect_timeout=self._connect_timeout)
+    def connect(self, command_timeout: float | None = None, *, asynchronous: bool = False) -> Any:
+        """A new client of redis-py for this server."""
+        return connect(
+            self._address,
+            command_timeout=command_timeout or self._timeout,
+            connect_timeout=self._connect_timeout,
+            asynchronous=asynchronous,
+        )

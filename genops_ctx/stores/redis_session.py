@@ -59,14 +59,16 @@ class Session:
             earliest = self._clock.at(sent)
             assert earliest is not None
             deadline = earliest + self._timeout * STARTED_WITHIN
-            head = (repr(deadline), self.generation or "", self._counter, repr(now), self._mode)
+            generation = self.generation or ""
+            head = (repr(deadline), generation, self._counter, repr(now), self._mode)
             reply = yield Request(program, head + arguments)
             received = time.monotonic()
             self._learn(reply, sent, received)
             word = reply[0]
             if word == b"ok":
                 counter = int(reply[3])
-                if counter > self._counter:
+                # Another thread may have gone over to restored data, which counts anew.
+                if counter > self._counter and generation == self.generation:
                     self._counter = counter
                 return reply[4:]
             if word == b"lost":

@@ -60,9 +60,7 @@ def settle(
     hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool
 ) -> Transition[None]:
     done = "1" if completed else "0"
-    return Transition(
-        "settle", now, (hold, actual, done, TOMBSTONE_SECONDS, TOMBSTONE_SECONDS, *accounts), _nothing
-    )
+    return Transition("settle", now, (hold, actual, done, TOMBSTONE_SECONDS, *accounts), _nothing)
 
 
 def release(hold: str, now: float) -> Transition[None]:

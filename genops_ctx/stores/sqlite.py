@@ -90,7 +90,7 @@ class SQLiteStore:
         completed: bool,
     ) -> None:
         """As :meth:`settle`, in a transaction that a ledger in the same file writes to too."""
-        before, keyed, due = _find(connection, hold)
+        before, _, due = _find(connection, hold)
         change = rule.settle(before, actual, accounts, completed=completed)
         _add(connection, change)
         if before is None:
@@ -108,7 +108,7 @@ class SQLiteStore:
                 ),
             )
         else:
-            _end(connection, hold, change, _until(before, keyed, due, now))
+            _end(connection, hold, change, _until(before, due, now))
 
     def release(self, hold: str, now: float) -> None:
         with self.transactions as connection:
@@ -120,7 +120,7 @@ class SQLiteStore:
             if before.state is HoldState.LOST:
                 connection.execute("DELETE FROM store_losses WHERE id = ?", (hold,))
             if keyed:
-                _end(connection, hold, change, _until(before, keyed, due, now))
+                _end(connection, hold, change, _until(before, due, now))
             else:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (hold,))
 
@@ -231,7 +231,7 @@ def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool,
     return Hold(HoldState(state), amount, booked, _as_names(keys), expires_at), bool(keyed), due
 
 
-def _until(before: Hold, keyed: bool, due: float, now: float) -> float:
+def _until(before: Hold, due: float, now: float) -> float:
     """An attempt that is corrected is remembered from its correction on."""
     ended = due if before.state is not HoldState.HELD else 0.0
     return max(now + TOMBSTONE_SECONDS, ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -18,6 +19,8 @@ __all__ = ["Transactions", "check_writable"]
 SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
 CHECKPOINT_PAGES = 8_000
 """A checkpoint waits for the disk; one each so many pages costs little per call and 16 MB of file."""
+MOST_BETWEEN_TRIES = 0.0005
+"""Seconds; a transaction takes a tenth of that."""
 PAGE_BYTES = 2_048
 """Each commit writes whole pages, so small ones write less. Counts where the file is made."""
 
@@ -53,7 +56,7 @@ class Transactions:
             connection = self._connection
             if connection is None:
                 connection = self._connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
         except BaseException as error:
             self._lock.release()
             raise self._as_ours(error) from None
@@ -76,6 +79,21 @@ class Transactions:
             ours = self._as_ours(error)
             if ours is not error or kind is None:
                 raise ours from None
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """SQLite's own waiting sleeps the longer the longer it waits, so that some wait for ever."""
+        until = 0.0
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                until = until or time.monotonic() + self._timeout / 2
+                if time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(0.0001, MOST_BETWEEN_TRIES))  # noqa: S311
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         """Roll back what was not committed."""
@@ -128,6 +146,7 @@ class Transactions:
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             connection.execute("PRAGMA cache_size = -8000")
             migrate(connection, self.path)
+            connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.DatabaseError as error:
             connection.close()
             if "locked" in str(error):
