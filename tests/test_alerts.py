@@ -132,7 +132,7 @@ def _spend_in_a_process(store: str, out: str, ready: object) -> None:
         ledger="memory://",
         on_alert=[write],
     )
-    ready.wait()  # type: ignore[attr-defined]
+    ready.wait(30)  # type: ignore[attr-defined]
     for _ in range(25):
         spend("0.01")
     assert get_runtime().alerts.flush(30)
@@ -144,7 +144,7 @@ def test_many_processes_that_share_a_store_alert_once(tmp_path: Path) -> None:
     ready = spawn.Barrier(4)
     out = tmp_path / "alerts"
     arguments = (f"sqlite:///{tmp_path}/store.sqlite3", str(out), ready)
-    workers = [spawn.Process(target=_spend_in_a_process, args=arguments) for _ in range(4)]
+    workers = [spawn.Process(target=_spend_in_a_process, args=arguments, daemon=True) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -69,8 +69,8 @@ class Totals:
     would_refuse = 0
     unpriced = 0
     rows: dict[Row, int] | None = None
-    alerted: dict[Budget, int] | None = None
-    """how many thresholds of each budget have had their alert"""
+    alerted: dict[int, int] | None = None
+    """how many thresholds of each of its budgets, by identity, have had their alert"""
 
     def book(self, charge: Charge, tokens: int, reserved: int, rows: list[tuple[Row, int]]) -> None:
         """Count a charge and end its reservation."""
@@ -134,11 +134,11 @@ class Costs:
             alerted = totals.alerted
             if alerted is None:
                 alerted = totals.alerted = {}
-            before = alerted.get(budget, 0)
+            before = alerted.get(id(budget), 0)
             now = before
             while now < len(levels) and totals.spent >= levels[now]:
                 now += 1
-            alerted[budget] = now
+            alerted[id(budget)] = now
             return budget.alert_parts[before:now], totals.spent
 
     @property

@@ -95,7 +95,7 @@ class Alerts:
             if isinstance(word, Alert):
                 self._tell(word)
             else:
-                watches[word.account, word.limit, word.source] = word
+                watches[word.account, id(word.source)] = word
         try:
             for alert in self._due(list(watches.values())):
                 self._tell(alert)
