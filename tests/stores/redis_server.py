@@ -37,10 +37,16 @@ def needed() -> str:
     return program
 
 
+HIGHEST_PORT = 55_535  # a cluster node listens 10,000 above its port too
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port <= HIGHEST_PORT:
+            return port
 
 
 class RedisServer:
