@@ -67,10 +67,12 @@ class MemoryStore:
 
     def release(self, hold: str, now: float) -> None:
         with self._lock:
-            change = rule.release(self._holds.get(hold))
-            if change is not None:
+            before = self._holds.get(hold)
+            change = rule.release(before)
+            if before is not None and change is not None:
                 self._apply(hold, change)
-                self._lost.pop(hold, None)
+                if before.state is HoldState.LOST:  # else the loss is of an attempt long before
+                    self._lost.pop(hold, None)
                 self._end(hold, now)
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:

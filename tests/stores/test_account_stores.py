@@ -185,6 +185,17 @@ def test_a_loss_that_nobody_wrote_down_may_happen_again_under_the_same_name(stor
     assert account(store, "a") == Account(5 + 7, 0)
 
 
+def test_a_release_takes_back_no_loss_of_long_before(store: AccountStore) -> None:
+    store.reserve(wish("op#1", 5, until=10.0), 0.0)
+    assert len(store.reap(10.0)) == 1  # never acknowledged
+    later = 10.0 + 2 * DAY
+    store.reserve(wish("op#1", 7, until=later + 10), later)
+    store.release("op#1", later + 1)
+    (lost,) = store.reap(later + 10)
+    assert lost.hold.amount == 5
+    assert account(store, "a") == Account(5, 0)
+
+
 def test_a_loss_that_was_taken_back_is_none(store: AccountStore) -> None:
     store.reserve(wish("op#1", 5, until=10.0), 0.0)
     assert len(store.reap(10.0)) == 1  # and the ledger was not there to write it down
