@@ -6,6 +6,7 @@ Loaded where the async adapter first sends something; aiohttp comes with the ext
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -28,6 +29,9 @@ __all__ = ["AsyncReply", "AsyncTransport"]
 
 ON_TIME = 1e9
 """Seconds above which aiohttp may round a timeout up: never."""
+
+LARGE = 2**20
+"""Bytes of a request above which aiohttp wants to write it in pieces."""
 
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientSSLError, aiohttp.ClientHttpProxyError)
 
@@ -141,7 +145,7 @@ class AsyncTransport:
             response = await session.request(
                 method,
                 self.base_url + path,
-                data=body,
+                data=body if body is None or len(body) <= LARGE else io.BytesIO(body),
                 params=params,
                 headers=headers,
                 allow_redirects=False,

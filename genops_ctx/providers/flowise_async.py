@@ -5,12 +5,12 @@ Needs aiohttp, the extra ``async``; it is imported with the first call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from ..core.effects import Ask, cut_off, drive_async
+from ..core.effects import cut_off, drive_async
 from ..core.errors import ConfigurationError
 from ..core.money import Amount
 from ..runtime import Runtime, get_runtime
@@ -255,9 +255,8 @@ class AsyncFlowiseAdapter(PredictingClient):
                 return await self._link().get_json(
                     effect.method, effect.path, effect.limits, what=effect.what, params=effect.params
                 )
-            # The stores are asked directly. A coroutine function of the user's that decides is awaited.
-            answer = running.perform(effect)
-            return await answer if isinstance(effect, Ask) and isinstance(answer, Awaitable) else answer
+            # Stores and ledgers are asked directly: nothing can be cancelled half-way.
+            return running.perform(effect)
 
         def left(unfinished: HttpStory[T]) -> None:
             running.watch_abandoned()
