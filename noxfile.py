@@ -52,7 +52,7 @@ def coverage(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks alone, with their tables."""
     session.install("-e", ".[test]")
-    session.run("pytest", "tests/bench", "--benchmark-only", "-s", *session.posargs)
+    session.run("pytest", "tests/bench", "-o", "addopts=", "-s", *session.posargs)
 
 
 @nox.session
