@@ -180,7 +180,7 @@ class Runtime:
             enforced=self.settings.mode == "enforce",
             kept=self.settings.mode != "off",
             rewatch=watches,
-            needs_store=_needs_store(scoped, self.settings.mode),
+            needs_store=not spent_already and _needs_store(scoped, self.settings.mode),
             degraded_from=degraded_from,
             facts=None
             if spent_already

@@ -24,8 +24,10 @@ from genops_ctx.core.errors import (
     GovernanceWarning,
     LockedAttributeError,
     OperationInProgress,
+    StoreError,
     UnknownKeywordError,
 )
+from genops_ctx.runtime import get_runtime
 from genops_ctx.testing import FixedClock, capture
 
 MINI = {"input_tokens": 1000, "output_tokens": 100}
@@ -366,3 +368,59 @@ def test_bad_usage_books_nothing(arguments, context):
     with capture() as charges, pytest.raises(ConfigurationError):
         record_usage(**arguments)
     assert (charges, context.calls) == ([], 0)
+
+
+def test_a_paid_call_is_booked_also_while_the_store_does_not_answer(monkeypatch):
+    configure(store="memory://", ledger="memory://", budgets=["1.00/total"])
+    store = get_runtime().books.store
+
+    def unreachable(*args):
+        raise StoreError("no route to the store")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "reserve", unreachable)
+        charge = record_usage("openai", "gpt-4o-mini", **MINI)
+    assert charge.nanos == MINI_NANOS
+    assert charge.flags == ("store_unavailable",)
+    assert store.accounts() == {"in:|total": (MINI_NANOS, 0)}
+
+
+# -- keys that the ledger remembers and the store does not ------------------------------------------------
+
+
+def test_a_key_is_remembered_for_longer_than_the_store_remembers_it(tmp_path):
+    clock = FixedClock()
+    url = f"sqlite:///{tmp_path / 'books.db'}"
+    configure(store=url, ledger=url, clock=clock, budgets=["10.00/total"])
+    with metered_call("summary", idempotency_key="invoice-1") as call:
+        call.record_cost("1")
+    with pytest.raises(ZeroDivisionError), metered_call("summary", idempotency_key="invoice-2") as failed:
+        failed.record_cost("2")
+        _ = 1 / 0
+    clock.advance(2 * 86_400)
+    get_runtime().tidy()
+    with pytest.raises(AlreadyCompleted) as caught, metered_call("summary", idempotency_key="invoice-1"):
+        pass
+    assert [charge.nanos for charge in caught.value.charges] == [1_000_000_000]
+    with metered_call("summary", idempotency_key="invoice-2") as again:
+        again.record_cost("4")
+    assert (again.charge.attempt, again.charge.id) == (2, "invoice-2#2")
+    books = get_runtime().books
+    nanos = [charge.nanos for charge in books.ledger.charges()]
+    assert nanos == [
+        1_000_000_000,
+        2_000_000_000,
+        4_000_000_000,
+    ]
+    assert books.store.accounts() == {"in:|total": (7_000_000_000, 0)}
+
+
+def test_a_key_is_remembered_by_the_ledger_where_the_store_is_new(tmp_path):
+    for sent in (True, False):
+        configure(store="memory://", ledger=f"sqlite:///{tmp_path / 'charges.db'}")
+        if sent:
+            with metered_call("summary", idempotency_key="invoice-1") as call:
+                call.record_cost("1")
+        else:
+            with pytest.raises(AlreadyCompleted), metered_call("summary", idempotency_key="invoice-1"):
+                pass

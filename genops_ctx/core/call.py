@@ -275,21 +275,29 @@ def _reserve(
     expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
+    attempt = 1
+    if call.keyed:
+        # Before anything is reserved: what was paid for already is told so, also where nothing is left
+        # to pay for it again. And the ledger remembers for longer than the store, whose attempts may
+        # have begun anew: two charges must never have one name.
+        before = yield LookUp(call.operation)
+        assert isinstance(before, tuple)
+        if any(charge.outcome == Outcome.COMPLETED for charge in before):
+            completed = AlreadyCompleted(call.operation, before)
+            return Refused(completed, call.name, call.attribution, call.started_at)
+        attempt += max((charge.attempt for charge in before), default=0)
     if context is not None:
         here = context.reserve(Reserve("", amount, softened(context.watches), expires_at, at_most, free))
         if isinstance(here, Refusal):
-            # What was paid for already is told so, also where nothing is left to pay for it again.
-            before = (yield from _completed_before(call)) if call.keyed else None
-            return before or _refused(call, here)
+            return _refused(call, here)
         amount = held_here = here.reserved
         passed = tuple([watch.budget for watch in here.passed])
-    attempt = 1
     stored = bool(call.watches) or call.keyed
     flags: tuple[str, ...] = (f"degraded_from:{call.degraded_from}",) if call.degraded_from else ()
     if stored:
         answer: object = None
         wish = Reserve(
-            hold_id(call.operation, 1),
+            hold_id(call.operation, attempt),
             amount,
             softened(call.watches),
             expires_at,
@@ -365,14 +373,6 @@ def _unavailable(error: StoreError) -> StoreUnavailable:
 def _refused(call: Call, refusal: Refusal) -> Refused:
     error = budget_exceeded(refusal, call.expectation.because)
     return Refused(error, call.name, call.attribution, call.started_at, refusal)
-
-
-def _completed_before(call: Call) -> Story[Refused | None]:
-    charges = yield LookUp(call.operation)
-    assert isinstance(charges, tuple)
-    if not any(charge.outcome == Outcome.COMPLETED for charge in charges):
-        return None
-    return Refused(AlreadyCompleted(call.operation, charges), call.name, call.attribution, call.started_at)
 
 
 def _seen_before(call: Call, held: Held) -> Story[Refused]:
