@@ -8,25 +8,34 @@ is said of a scope holds for its accounts of every window.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from .core.accounts import Account, Control, Refusal, Reserve, Watch, reserve
+from .core.accounts import Account, Control, Hold, HoldState, Refusal, Reserve, Watch, reserve
 from .core.budget import Budget
-from .core.errors import ConfigurationError, StoreError
+from .core.errors import ConfigurationError, StoreDataLost, StoreError
 from .core.money import MAX_NANOS
+from .core.outcomes import Outcome
 from .core.ports import AuditEvent
 from .core.windows import Period, parse_window, period_of
+from .stores.tombstones import TOMBSTONE_SECONDS
 
 if TYPE_CHECKING:
     from .core.ports import AccountStore, Clock, Ledger
+    from .core.records import Charge
 
 __all__ = ["Controls", "Row", "scope_key", "scope_name"]
 
 ALL_CALLS = "all calls"
 FENCE_SECONDS = 60.0
+_ALL = 1_000_000_000
+_STATES: dict[str, HoldState] = {
+    Outcome.COMPLETED: HoldState.SETTLED,
+    Outcome.EXPIRED: HoldState.LOST,
+    Outcome.NOT_SENT: HoldState.RELEASED,
+}
 _PAIR = re.compile(r"([A-Za-z_]\w*)=(.+)\Z", re.DOTALL)
 
 
@@ -171,8 +180,8 @@ class Controls:
     def rebuild(self, *, reason: str = "") -> dict[str, tuple[int, int]]:
         """Make the accounts what the ledger says; returns before and after (nano-dollars) of those changed.
 
-        The ledger must hold every charge of the store. Nothing may be in flight, and one rebuild runs
-        at a time: raises :class:`StoreError` otherwise, and changes nothing.
+        The ledger must hold every charge of the store. Nothing may be in flight (unless the store has lost
+        its data), and one rebuild runs at a time: raises :class:`StoreError` otherwise, and changes nothing.
         """
         now = self._clock()
         restore = getattr(self._store, "restore", None)
@@ -197,13 +206,22 @@ class Controls:
 
     def _restore(self, restore: Callable[..., bool], now: float, reason: str) -> dict[str, tuple[int, int]]:
         """A store that notices loss begins anew, in one step, from what the ledger says."""
-        if self._ledger.unsettled(1):
-            raise StoreError(_UNSETTLED)
-        after = {key: nanos for key, nanos in self._spent().items() if _is_kept(key, now)}
+        try:
+            before = self._store.accounts()
+        except StoreDataLost:
+            # Nothing can be settled any more, so what waits for it is taken as it stands.
+            before = {}
+        else:
+            self._agreed(now)
+        waiting = [charge.id for charge in self._ledger.unsettled(_ALL)]
+        charges = tuple(self._ledger.charges())
+        after = {key: nanos for key, nanos in self._spent(charges).items() if _is_kept(key, now)}
         accounts = {key: Account(nanos) for key, nanos in after.items()}
-        restore(accounts, controls=self._said(now), now=now, anyway=True)
+        restore(accounts, _ended(charges, now), self._said(now), now=now, anyway=True)
+        self._ledger.mark_settled(waiting)
         self._record("rebuild", "all accounts", reason or f"{len(after)} account(s) restored")
-        return {key: (0, nanos) for key, nanos in after.items()}
+        was = {key: before.get(key, Account()).spent for key in after}
+        return {key: (was[key], nanos) for key, nanos in after.items() if was[key] != nanos}
 
     def _agreed(self, now: float) -> tuple[Mapping[str, Account], dict[str, int]]:
         """Accounts and ledger at one moment at which nothing is on its way from the one to the other."""
@@ -213,16 +231,16 @@ class Controls:
                 raise StoreError("calls are in flight: stop the workers, or wait for their calls to end")
             if self._ledger.unsettled(1):
                 raise StoreError(_UNSETTLED)
-            after = self._spent()
+            after = self._spent(self._ledger.charges())
             if self._store.accounts() == before and not self._ledger.unsettled(1):
                 return before, {
                     key: nanos for key, nanos in after.items() if key in before or _is_kept(key, now)
                 }
         raise StoreError("calls are being made: stop the workers, then rebuild")
 
-    def _spent(self) -> dict[str, int]:
+    def _spent(self, charges: Iterable[Charge]) -> dict[str, int]:
         spent: dict[str, int] = {}
-        for charge in self._ledger.charges():
+        for charge in charges:
             for key in charge.accounts:
                 spent[key] = spent.get(key, 0) + charge.nanos
         for event in self._ledger.audits():
@@ -254,6 +272,23 @@ class Controls:
 
 
 _UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
+
+
+def _ended(charges: Iterable[Charge], now: float) -> dict[str, Hold]:
+    """The attempts of which the ledger knows the end, as long as a store remembers one.
+
+    Without them a charge that is settled again would be booked twice, and so would a reservation
+    that an old snapshot brings back when it expires.
+    """
+    ended: dict[str, Hold] = {}
+    for charge in charges:
+        name = charge.adjustment_of or charge.id
+        if name not in ended and now - charge.ended_at > TOMBSTONE_SECONDS:
+            continue
+        booked = charge.nanos + (ended[name].booked if name in ended else 0)
+        state = _STATES.get(charge.outcome, HoldState.FAILED)
+        ended[name] = Hold(state, charge.reserved_nanos, booked, charge.accounts, charge.ended_at)
+    return ended
 
 
 def _attributions(budget: Budget, scopes: Sequence[str]) -> list[dict[str, str]]:

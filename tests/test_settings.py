@@ -206,3 +206,9 @@ def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
     monkeypatch.chdir(gone)
     Path(gone).rmdir()
     assert load_settings({}) == Settings(**OWN_FILE)
+
+
+@pytest.mark.parametrize("base", ["redis", "rediss"])
+@pytest.mark.parametrize("kind", ["", "+sentinel", "+cluster"])
+def test_every_kind_of_redis_url_is_a_store(base: str, kind: str) -> None:
+    assert load_settings({"GENOPS_STORE": f"{base}{kind}://host/0"}, Path("/nowhere")).store.startswith(base)

@@ -196,19 +196,27 @@ def freeze(scope: str, off: bool, reason: str, as_json: bool) -> None:
 
 @budgets.command()
 @click.option("--yes", is_flag=True, help="The ledger is complete and the workers are stopped: go on.")
+@click.option("--only-machine", is_flag=True, help="Nobody but this machine has used the Redis store.")
 @reason_option
 @json_option
-def rebuild(yes: bool, reason: str, as_json: bool) -> None:
+def rebuild(yes: bool, only_machine: bool, reason: str, as_json: bool) -> None:
     """Make the accounts of the store what the ledger says.
 
     Only where the ledger holds every charge of the store, and no call is in flight. A store that several
-    machines share needs a ledger that they share too.
+    machines share needs a ledger that they share too; --only-machine says that no other one used it.
     """
     with _controls() as (controls, settings):
-        if not _is_local(settings.store) and settings.ledger.startswith(("sqlite", "memory", "default")):
+        if settings.ledger.startswith("memory"):
+            raise ConfigurationError(
+                "the ledger is memory://, which knows of no charge of other processes. Name the one that the "
+                "workers write, by GENOPS_LEDGER or in the settings file"
+            )
+        if not (only_machine or _is_local(settings.store)):
             raise ConfigurationError(
                 "the store is shared by machines and the ledger is of this machine only, so it cannot say "
-                "what all of them spent. Run this where GENOPS_LEDGER is a ledger that they share"
+                "what all of them spent. If no other machine has used the store, say so with --only-machine; "
+                "otherwise stop the workers and begin with accounts of their own, under another database "
+                "number of GENOPS_STORE, whose limits then count from zero"
             )
         if not yes:
             raise click.UsageError(

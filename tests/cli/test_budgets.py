@@ -186,6 +186,20 @@ def test_a_store_of_many_machines_is_not_rebuilt_from_one_machine_s_ledger(
     result = run("budgets", "rebuild", "--yes")
     assert result.exit_code == 2
     assert "shared by machines" in result.output
+    alone = run("budgets", "rebuild", "--yes", "--only-machine")
+    assert "shared by machines" not in alone.output
+    assert "127.0.0.1:1" in alone.output, "it went on to the store, which does not answer"
+
+
+def test_accounts_are_not_rebuilt_from_a_ledger_that_knows_of_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spend("0.2", team="a")
+    monkeypatch.setenv("GENOPS_LEDGER", "memory://")
+    result = run("budgets", "rebuild", "--yes")
+    assert result.exit_code == 2
+    assert "memory://" in result.output
+    assert rows(run)["daily", "team=a", "day"]["spent"] == "0.200000000"
 
 
 @pytest.mark.parametrize(
@@ -474,13 +488,15 @@ def test_a_store_that_restores_gets_accounts_and_what_operators_said() -> None:
         def claim_restore(self, seconds: float) -> bool:
             return not seen
 
-        def restore(self, accounts, controls, *, now, anyway) -> bool:
-            seen.update(accounts=accounts, controls=controls, now=now, anyway=anyway)
+        def restore(self, accounts, holds, controls, *, now, anyway) -> bool:
+            seen.update(accounts=accounts, holds=holds, controls=controls, now=now, anyway=anyway)
             return True
 
     lossy = Controls(Lossy(), get_runtime().books.ledger, clock)
     assert lossy.rebuild() == {"in:|total": (0, 1_000_000_000)}
     assert seen["accounts"]["in:|total"].spent == 1_000_000_000
+    ((_, hold),) = seen["holds"].items()
+    assert (hold.state, hold.booked, hold.accounts) == ("settled", 1_000_000_000, ("in:|total",))
     assert {key: (control.frozen, control.granted) for key, control in seen["controls"].items()} == {
         "in:": (True, 0),
         "team=c": (False, 7),

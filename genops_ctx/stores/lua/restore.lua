@@ -29,6 +29,7 @@ for _ = 1, tonumber(take()) do
   local each = account(take())
   each[1], each[2] = parse(take())
 end
+local ended = {}
 for _ = 1, tonumber(take()) do
   local id, hold = take(), {take()}
   hold[AMOUNT], hold[AMOUNT + 1] = parse(take())
@@ -37,9 +38,9 @@ for _ = 1, tonumber(take()) do
   for _ = 1, tonumber(take()) do
     hold[#hold + 1] = take()
   end
-  if redis.call("HEXISTS", HOLDS, id) == 0 then
-    keep(id, hold)
-  end
+  -- Also where a hold is there: that may be of an old snapshot, or not yet know what the accounts have.
+  keep(id, hold)
+  ended[id] = true
 end
 for _ = 1, tonumber(take()) do
   redis.call("HSETNX", CONTROLS, take(), take())
@@ -55,6 +56,12 @@ for index = 1, #kept, 2 do
       for place = FIRST, #hold do
         local each = account(hold[place])
         each[3], each[4] = tidy(each[3] + hold[AMOUNT], each[4] + hold[AMOUNT + 1])
+      end
+    elseif hold[STATE] == "lost" and not ended[kept[index]] and redis.call("HEXISTS", LOSSES, kept[index]) == 1 then
+      -- A loss that the ledger is still to hear of.
+      for place = FIRST, #hold do
+        local each = account(hold[place])
+        each[1], each[2] = tidy(each[1] + hold[BOOKED], each[2] + hold[BOOKED + 1])
       end
     end
   end
