@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .transport import Body
 
 __all__ = ["Finish", "FlowiseAnswer", "FlowiseStream", "StreamedAnswer", "Streaming", "Whole"]
+
+log = logging.getLogger("genops_ctx")
 
 
 class FlowiseAnswer(dict[str, Any]):
@@ -53,6 +58,8 @@ class Streaming:
         self._what = opened.what
         self._decoder = EventDecoder()
         self._done = False
+        self._process = os.getpid()
+        _unended.add(self)
 
     def over(self) -> bool:
         return self._done
@@ -107,7 +114,26 @@ class Streaming:
             error.charge = self.charge
 
     def abandon(self) -> None:
-        self.end(Outcome.ABANDONED)
+        """Nobody holds the stream any more. A child that was forked meanwhile leaves it to its parent."""
+        if self._process == os.getpid():
+            self.end(Outcome.ABANDONED)
+
+
+_unended: weakref.WeakSet[Streaming] = weakref.WeakSet()
+"""The streams of this process that are held, those that have ended among them."""
+
+
+@atexit.register
+def _abandon_all() -> None:
+    """Book the streams that are open when the interpreter exits, before the runtime closes its books.
+
+    Registered after the runtime's, so it runs first. ``weakref``'s own may run after both.
+    """
+    for state in tuple(_unended):
+        try:
+            state.abandon()
+        except Exception:
+            log.exception("an open stream could not be booked")
 
 
 class Whole:
@@ -141,7 +167,7 @@ class StreamedAnswer:
         runtime = opened.runtime
         runtime.watch_abandoned()
         # The finalizer only queues: it may run in the middle of anything, so it must not lock or wait.
-        weakref.finalize(self, runtime.abandoned.put, self._state.abandon)
+        weakref.finalize(self, runtime.abandoned.put, self._state.abandon).atexit = False
 
     @classmethod
     def of_answer(cls, answer: FlowiseAnswer) -> Self:

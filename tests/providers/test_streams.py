@@ -16,6 +16,7 @@ import pytest
 from genops_ctx import governance_context, instrument_flowise
 from genops_ctx.providers import errors
 from genops_ctx.providers.answers import FlowiseStream
+from genops_ctx.runtime import get_runtime
 from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode, capture
 
 from .bills import billed_tokens, booked_tokens, nanos_of
@@ -221,8 +222,12 @@ def test_a_stream_closed_by_another_thread(server, adapter):
     assert [charge.outcome for charge in charges] == ["abandoned"]
 
 
-def test_a_process_that_ends_books_what_it_left(server):
+@pytest.mark.parametrize("before", ["", "weakref.finalize(test := type('Other', (), {})(), int)"])
+def test_a_process_that_ends_books_what_it_left(server, before):
+    """Also where somebody else's finalizer was there first, so that ``weakref`` runs its own last."""
     code = f"""
+import weakref
+{before}
 import genops_ctx
 from genops_ctx.runtime import Runtime
 Runtime.listeners.append(lambda charge: print(charge.outcome, charge.nanos > 0, flush=True))
@@ -250,6 +255,8 @@ def test_a_child_that_is_born_meanwhile_changes_nothing(server, adapter):
             try:
                 del stream
                 gc.collect()
+                get_runtime().drain()
+                assert charges == []
                 answer = adapter.predict_flow("graph", "In the child")
                 other = adapter.predict_flow("graph", "[[long:9]] In the child", stream=True)
                 next(other)
