@@ -103,7 +103,7 @@ def moment(when: When, *, what: str = "since") -> float:
 
 @dataclass(frozen=True, slots=True)
 class PriceTier:
-    """Prices that replace those of the override, for every token, where input is above a size."""
+    """Prices that replace those of the tier below, for every token, where input is above a size."""
 
     above: int
     """tokens of input; at exactly this many the tier does not apply yet"""

@@ -413,7 +413,10 @@ def test_data_is_fetched_from_where_it_is_published(httpserver: Any, monkeypatch
     httpserver.expect_request("/gone.json").respond_with_data("", status=404)
     with pytest.raises(OSError, match="404"):
         updates.fetch_data(httpserver.url_for("/gone.json"))
-    monkeypatch.setattr(updates, "_MOST", 10)
+    size = len(updates.fetch_data(httpserver.url_for("/data.json")))
+    monkeypatch.setattr(updates, "_MOST", size)
+    assert len(updates.fetch_data(httpserver.url_for("/data.json"))) == size
+    monkeypatch.setattr(updates, "_MOST", size - 1)
     with pytest.raises(ConfigurationError, match="larger"):
         updates.fetch_data(httpserver.url_for("/data.json"))
 

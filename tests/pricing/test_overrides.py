@@ -162,6 +162,14 @@ def test_a_price_may_be_that_of_another_model() -> None:
     assert missing.exact(call, NOW) is None
 
 
+def test_a_kind_that_a_tier_leaves_out_costs_what_it_did_in_the_tier_below() -> None:
+    tiers = (PriceTier(10, input=2, cache_read="0.5"), PriceTier(20, input=3))
+    prices = Catalogue([PriceOverride("acme", "m", input=1, output=0, cache_read="0.1", tiers=tiers)])
+    for size, cost in ((10, "0.1"), (20, "0.5"), (21, "0.5")):
+        call = Usage("acme", "m", input_tokens=size, cache_read_tokens=size)
+        assert prices.exact(call, NOW) == Decimal(cost) * size / 10**6
+
+
 def test_a_list_of_tiers_will_do() -> None:
     price = PriceOverride("acme", "m", input=1, output=0, tiers=[PriceTier(5, input=2)])  # type: ignore[arg-type]
     assert Catalogue([price]).exact(Usage("acme", "m", input_tokens=10), NOW) == Decimal("0.00002")

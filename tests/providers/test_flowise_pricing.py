@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_ctx.core.errors import ConfigurationError
-from genops_ctx.core.records import Exactness, LineKind, Usage
+from genops_ctx.core.records import CostSource, Exactness, LineKind, Usage
 from genops_ctx.pricing.catalogue import Catalogue
 from genops_ctx.pricing.overrides import PriceOverride
 from genops_ctx.providers.flowise_pricing import (
@@ -73,6 +73,7 @@ def test_a_given_cost_is_taken_instead_of_a_price_and_once() -> None:
     assert cost.total_cost == Decimal("0.0225")
     assert cost.provider_costs == {"openai": Decimal("0.0135"), "anthropic": Decimal("0.009")}
     assert cost.token_costs == {"given": Decimal("0.0225")}
+    assert {(line.source, line.price_version) for line in cost.lines} == {(CostSource.REPORTED, "given")}
     assert cost.base_execution_cost == 0
 
 
@@ -529,11 +530,14 @@ def test_caching_is_priced_with_its_first_write() -> None:
     assert advise([call])["recommendations"] == []
 
 
-def cached(*made: tuple[str, float], size: int = 1_000_000, **rest: Any) -> list[dict[str, Any]]:
+def cached(
+    *made: tuple[str, float], size: int = 1_000_000, catalogue: Catalogue = PRICES, **rest: Any
+) -> list[dict[str, Any]]:
     """Advice on caching for calls of (flow, seconds after NOW)."""
     call = {"provider": "anthropic", "model": "claude-3-sonnet", "input_tokens": size} | rest
-    costs = [calculator().calculate_execution_cost(flow, None, [call], at=NOW + when) for flow, when in made]
-    found = analyze_cost_optimization_opportunities(costs, catalogue=PRICES, classes={})
+    calculate = FlowiseCostCalculator("self_hosted", catalogue=catalogue).calculate_execution_cost
+    costs = [calculate(flow, None, [call], at=NOW + when) for flow, when in made]
+    found = analyze_cost_optimization_opportunities(costs, catalogue=catalogue, classes={})
     return [one for one in found["recommendations"] if one["type"] == "caching"]
 
 
@@ -545,6 +549,16 @@ def test_a_cached_prompt_is_kept_for_five_minutes_and_by_its_flow() -> None:
     assert late["potential_savings"] == Decimal("1.35") - 2 * Decimal("0.375")
     assert cached(("a", 0), ("a", 301)) == []
     assert cached(("a", 0), ("b", 1)) == []
+    hour = Catalogue(
+        [
+            PriceOverride(
+                "anthropic", "claude-3-sonnet", input=3, output=15, cache_read="0.30", cache_write="3.75",
+                cache_write_1h=6,
+            ),
+        ]
+    )  # fmt: skip
+    (short,) = cached(("a", 0), ("a", 1), catalogue=hour)  # kept five minutes, not the dearer hour
+    assert short["potential_savings"] == Decimal("1.35") - Decimal("0.375")
     (two,) = cached(("a", 0), ("b", 1), ("b", 2), ("a", 3))
     assert two["potential_savings"] == 2 * (Decimal("1.35") - Decimal("0.375"))
 
@@ -552,7 +566,8 @@ def test_a_cached_prompt_is_kept_for_five_minutes_and_by_its_flow() -> None:
 def test_short_prompts_cannot_be_cached() -> None:
     assert cached(("a", 0), ("a", 1), size=2_047) == []
     assert len(cached(("a", 0), ("a", 1), size=2_048)) == 1
-    assert cached(("a", 0), ("a", 1), size=4_000, cache_read_tokens=2_000) == []
+    for kind in ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens"):
+        assert cached(("a", 0), ("a", 1), ("a", 2), size=4_000, **{kind: 2_000}) == []
 
 
 def test_what_a_given_cost_would_have_been_is_not_known() -> None:
@@ -583,9 +598,40 @@ def test_a_model_that_thinks_is_no_substitute_for_one_that_does_not() -> None:
     assert advice() == []
     classes["all"]["thinking"].append("openai/a")
     assert advice() == ["model"]
-    assert advice(input_audio_tokens=5) == []
+    assert advice(input_audio_tokens=5) == advice(output_tokens=9, output_audio_tokens=5) == []
     classes["all"]["thinking"].clear()
     assert advice() == ["model"]
+
+
+def test_the_best_of_several_comes_first_and_counts_once() -> None:
+    """1 M in: $9 at a, $4 at b, $1 at c; both save, one at a time."""
+    prices = Catalogue(
+        [PriceOverride("openai", name, input=cost, output=0) for name, cost in (("a", 9), ("b", 4), ("c", 1))]
+    )
+    names = ["openai/b", "openai/c"]
+    classes = {"all": {"members": ["openai/a", *names], "offered": names}}
+    calculate = FlowiseCostCalculator("self_hosted", catalogue=prices).calculate_execution_cost
+    costs = [calculate("f", "F", [{"provider": "openai", "model": "a", "input_tokens": 10**6}], at=NOW)]
+    found = analyze_cost_optimization_opportunities(costs, catalogue=prices, classes=classes)
+    assert [one["potential_savings"] for one in found["recommendations"]] == [8, 5]
+    assert found["total_potential_savings"] == 8
+
+
+def test_a_model_whose_price_is_not_known_for_every_call_is_not_suggested() -> None:
+    """Its price began between the two calls."""
+    prices = Catalogue(
+        [
+            PriceOverride("openai", "a", input=9, output=0),
+            PriceOverride("openai", "b", input=1, output=0, since=NOW),
+        ]
+    )
+    classes = {"all": {"members": ["openai/a", "openai/b"], "offered": ["openai/b"]}}
+    calculate = FlowiseCostCalculator("self_hosted", catalogue=prices).calculate_execution_cost
+    call = {"provider": "openai", "model": "a", "input_tokens": 1_000}
+    for times, kinds in (((NOW - 1, NOW), []), ((NOW, NOW + 1), ["model"])):
+        costs = [calculate("f", "F", [call], at=when) for when in times]
+        found = analyze_cost_optimization_opportunities(costs, catalogue=prices, classes=classes)
+        assert [one["type"] for one in found["recommendations"]] == kinds
 
 
 def test_a_reseller_s_customer_is_offered_what_the_reseller_sells() -> None:
@@ -617,6 +663,8 @@ def test_no_prompt_is_cut_to_nothing() -> None:
 
 
 def test_prompts_of_one_size_are_not_long() -> None:
+    twice = [GPT_4 | {"input_tokens": size} for size in (100, 100, 100, 100, 200)]
+    assert advise(twice, classes={})["recommendations"] == []
     assert advise([GPT_4] * 6, classes={"none": {"members": [], "offered": []}})["recommendations"] == []
 
 
