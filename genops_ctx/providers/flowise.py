@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..core.effects import drive
 from ..core.money import Amount
@@ -17,6 +17,14 @@ from .answers import FlowiseAnswer, FlowiseStream
 from .http_effects import Fetch, HttpStory, Post, Receive
 from .prediction_story import OpenStream, PredictingClient
 from .transport import Body, Transport, new_session
+
+if TYPE_CHECKING:
+    from .budgets import BudgetEnforcedFlowiseAdapter as BudgetEnforcedFlowiseAdapter
+    from .budgets import BudgetManager as BudgetManager
+    from .budgets import FlowiseBudgetEnforcer as FlowiseBudgetEnforcer
+    from .flowise_async import AsyncFlowiseAdapter as AsyncFlowiseAdapter
+    from .flowise_async import AsyncFlowiseClient as AsyncFlowiseClient
+    from .tenants import MultiTenantFlowiseManager as MultiTenantFlowiseManager
 
 __all__ = ["GenOpsFlowiseAdapter", "instrument_flowise"]
 
@@ -254,4 +262,5 @@ def __getattr__(name: str) -> object:
     """The guides' further classes, loaded on first use."""
     if name not in _ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
+    found: object = getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
+    return found

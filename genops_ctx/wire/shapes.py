@@ -31,6 +31,8 @@ def text_of(value: object) -> str:
 def label_of(value: object) -> str:
     """A short printable name out of ``value``: of a node, a provider or a model."""
     text = text_of(value).strip()[:_LABEL_LENGTH]
+    if text.isprintable():
+        return text
     return "".join(character for character in text if character.isprintable())
 
 

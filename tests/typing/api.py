@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import assert_type
+from typing import Any, assert_type
 
 from genops_ctx import (
     Budget,
@@ -24,8 +24,9 @@ from genops_ctx import (
 from genops_ctx.core.context import with_governance_context
 from genops_ctx.metered import MeteredCall
 from genops_ctx.providers.answers import FlowiseAnswer, FlowiseStream
+from genops_ctx.providers.async_streams import AsyncFlowiseStream
 from genops_ctx.providers.errors import FlowiseError, FlowiseRateLimitError
-from genops_ctx.providers.flowise import GenOpsFlowiseAdapter
+from genops_ctx.providers.flowise import AsyncFlowiseAdapter, GenOpsFlowiseAdapter
 from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode, capture
 
 assert_type(__version__, str)
@@ -113,6 +114,22 @@ def use_metering() -> Charge:
     assert_type(charge.cost, Decimal)
     assert_type(charge.usage, tuple[Usage, ...])
     return charge
+
+
+async def use_async_adapter(stream: bool) -> None:
+    async with AsyncFlowiseAdapter("http://localhost:3000", "key", 20, team="x", squad="blue") as adapter:
+        assert_type(adapter, AsyncFlowiseAdapter)
+        answer = await adapter.predict_flow("support-v1", "Where?", max_cost="0.01", squad="blue")
+        assert_type(answer, FlowiseAnswer)
+        events = await adapter.predict_flow("support-v1", "Where?", stream=True)
+        assert_type(events, AsyncFlowiseStream)
+        async for event in events:
+            assert_type(event, dict[str, Any])
+        assert_type(events.charge, Charge | None)
+        either = await adapter.predict_flow("x", "y", stream=stream)
+        assert_type(either, FlowiseAnswer | AsyncFlowiseStream)
+        assert_type(await adapter.get_chatflows(timeout=3), list[dict[str, Any]])
+        await adapter.aclose()
 
 
 def use_adapter(stream: bool) -> None:
