@@ -23,6 +23,7 @@ from .core.errors import StoreError
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
 from .core.records import Charge, CostSource, Exactness, Line, LineKind
+from .generations import Generations
 
 __all__ = ["Books", "adjustment_id"]
 
@@ -43,6 +44,7 @@ class Books:
     def __init__(self, store: AccountStore, ledger: Ledger) -> None:
         self.store = store
         self.ledger = ledger
+        self._generations = Generations(store, ledger)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float]] = deque()
@@ -54,7 +56,10 @@ class Books:
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         """Raises :class:`StoreError` within the store's bound."""
-        return self.store.reserve(wish, now)
+        self._generations.expect()
+        answer = self.store.reserve(wish, now)
+        self._generations.note(now)
+        return answer
 
     def charges_of(self, operation: str) -> tuple[Charge, ...]:
         """What the ledger has of an operation; nothing where it does not answer."""
@@ -154,6 +159,7 @@ class Books:
         if not self._catching_up.acquire(blocking=False):
             return
         try:
+            self._generations.expect()
             self._give_back()
             self._write_down()
             self._replay(now)

@@ -20,6 +20,7 @@ from .core.money import MAX_NANOS
 from .core.outcomes import Outcome
 from .core.ports import AuditEvent
 from .core.windows import Period, parse_window, period_of
+from .generations import Generations
 from .stores.tombstones import TOMBSTONE_SECONDS
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Controls:
         self._ledger = ledger
         self._clock = clock
         self._actor = actor
+        Generations(store, ledger).expect()
 
     # -- look -----------------------------------------------------------------------------------
 

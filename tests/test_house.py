@@ -27,6 +27,7 @@ FLOORS = {
     "wire": 1,
     # 2: what is built once
     "books": 2,
+    "generations": 2,
     "controls": 2,
     "decisions": 2,
     "runtime": 2,

@@ -129,7 +129,7 @@ class AuditEvent:
     at: float
     """epoch seconds"""
     action: str
-    """``grant``, ``reset``, ``freeze``, ``thaw``, ``rebuild``, ``policy`` …"""
+    """``grant``, ``reset``, ``freeze``, ``thaw``, ``rebuild``, ``store``, ``policy`` …"""
     subject: str
     """the account, scope or call it was done to"""
     actor: str = ""
@@ -158,7 +158,9 @@ class Ledger(Protocol):
 
     def audit(self, event: AuditEvent) -> None: ...
 
-    def audits(self) -> Iterable[AuditEvent]: ...
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
+        """In the order they were recorded; of one action where given."""
+        ...
 
     def close(self) -> None: ...
 

@@ -103,8 +103,8 @@ class DefaultLedger:
     def audit(self, event: AuditEvent) -> None:
         self._writable().audit(event)
 
-    def audits(self) -> Iterable[AuditEvent]:
-        return self._ledger.audits()
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
+        return self._ledger.audits(action)
 
     def close(self) -> None:
         self._ledger.close()

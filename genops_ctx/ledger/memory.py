@@ -80,9 +80,9 @@ class MemoryLedger:
         with self._lock:
             self._audits.append(event)
 
-    def audits(self) -> Iterable[AuditEvent]:
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
         with self._lock:
-            return tuple(self._audits)
+            return tuple(event for event in self._audits if action in (None, event.action))
 
     def close(self) -> None:
         """Nothing to close."""

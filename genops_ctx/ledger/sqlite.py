@@ -134,10 +134,12 @@ class SQLiteLedger:
             row = (event.at, event.action, event.subject, event.actor, event.reason, event.nanos, event.until)
             connection.execute(_AUDIT, without_surrogates(row))
 
-    def audits(self) -> Iterable[AuditEvent]:
-        """In the order they were recorded."""
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
+        """In the order they were recorded; of one action where given."""
         rows: list[tuple[Any, ...]] = self.database.read(
-            "SELECT at, action, subject, actor, reason, nanos, until FROM audits ORDER BY seq"
+            "SELECT at, action, subject, actor, reason, nanos, until FROM audits "
+            "WHERE ? IS NULL OR action = ? ORDER BY seq",
+            (action, action),
         )
         return tuple(AuditEvent(*[_text(value) for value in row]) for row in rows)
 

@@ -80,6 +80,20 @@ class RedisStore:
         return self.session.generation
 
     @property
+    def place(self) -> str:
+        """Which data it is meant to be, of all servers and databases; without credentials."""
+        from redis.connection import parse_url
+
+        read: Callable[[str], dict[str, Any]] = parse_url
+        options = read(self._address.url) if self._address.url else self._address.options
+        where = f"{self._address.shown}{options.get('path', '')}"
+        return f"{where} {self._address.service}/{options.get('db', 0)} {self.keys[0]}"
+
+    def expect(self, generation: str) -> None:
+        """Name the data that must be there, before the store is first asked."""
+        self.session.generation = self.session.generation or generation
+
+    @property
     def made_it(self) -> bool:
         """There was nothing under the namespace, and this client has begun it."""
         return self.session.made_it

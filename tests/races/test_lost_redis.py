@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from genops_ctx import metered_call
+from genops_ctx import Budget, metered_call
 from genops_ctx.controls import Controls
 from genops_ctx.core.errors import AlreadyCompleted, StoreUnavailable
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings
 from tests.stores.redis_server import RedisServer
 
-from .workers import account_of, runtime_of
+from .workers import account_of
 
 
 @pytest.fixture
@@ -25,11 +26,12 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield started
 
 
-def governed_by(server: RedisServer, folder: Path, **budget: str) -> Runtime:
+def governed_by(server: RedisServer, folder: Path) -> Runtime:
     from genops_ctx.stores.redis import RedisStore
 
-    runtime = runtime_of(RedisStore(server.url, command_timeout=1.0), **budget)
-    runtime.books.ledger = SQLiteLedger(folder / "ledger.sqlite3")
+    store = RedisStore(server.url, command_timeout=1.0)
+    ledger = SQLiteLedger(folder / "ledger.sqlite3")
+    runtime = Runtime(Settings(budgets=(Budget("0.10", "total"),)), store=store, ledger=ledger)
     reset_runtime(runtime)
     return runtime
 
@@ -102,3 +104,34 @@ def test_a_rebuild_of_a_store_that_has_lost_nothing_waits_for_calls_in_flight(
 
     call("op", try_it)
     assert account_of(runtime.books.store) == (4_000_000, 0)
+
+
+def test_what_was_emptied_while_no_process_ran_is_not_taken_for_new(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    governed_by(server, tmp_path)
+    call("before")
+    server.cli("FLUSHALL")
+    later = governed_by(server, tmp_path)
+    with pytest.raises(StoreUnavailable, match="emptied"):
+        call("after")
+    rebuild(later)
+    call("after")
+    assert account_of(later.books.store) == (8_000_000, 0)
+    last = governed_by(server, tmp_path)
+    call("last")
+    assert account_of(last.books.store) == (12_000_000, 0), "and knows the restored data again"
+    known = [event.reason for event in last.books.ledger.audits("store")]
+    assert len(set(known)) == len(known) == 2
+
+
+def test_another_database_of_the_server_is_another_store(server: RedisServer, tmp_path: Path) -> None:
+    from genops_ctx.stores.redis import RedisStore
+
+    governed_by(server, tmp_path)
+    call("before")
+    base = server.url.rpartition("/")[0] if server.url.count("/") > 2 else server.url
+    secret = base.replace("://", "://:secret@")
+    places = {RedisStore(url).place for url in (f"{base}/0", f"{base}/1", f"{secret}/0", f"{base}?db=1")}
+    assert len(places) == 2
+    assert not any("secret" in place for place in places)
