@@ -107,6 +107,10 @@ def _without_split(usage: Usage, prices: Prices, at: float) -> Usage:
     """Evaluation metrics do not tell cached from other input: an upper bound where that is cheaper."""
     if usage.source is not CostSource.EVALUATION or usage.exactness is not Exactness.EXACT:
         return usage
-    plain = prices.quote(usage, at).nanos
-    cached = prices.quote(replace(usage, cache_read_tokens=usage.input_tokens), at).nanos
+    try:
+        plain = prices.quote(usage, at).nanos
+        cached = prices.quote(replace(usage, cache_read_tokens=usage.input_tokens), at).nanos
+    except Exception:
+        # Prices of the user's own may fail. The call is paid for; its charge will say so.
+        return usage
     return usage if plain == cached else replace(usage, exactness=Exactness.UPPER)

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenStream", "PredictingClient"]
 
+EXECUTION_SECONDS = 10.0
+"""What the look at the record of a failed run may take, where the call's deadline leaves as much."""
+
 
 class OpenStream(NamedTuple):
     """A stream whose headers came: what is needed to read and to book it."""
@@ -196,7 +199,7 @@ class PredictingClient(FlowiseClient):
             executed = None
             try:
                 if error.outcome is Outcome.FAILED and prediction.agentflow:
-                    executed = yield from self._execution(prediction)
+                    executed = yield from self._execution(prediction, post)
             finally:
                 now = runtime.clock()
                 report = prediction.failed(error.outcome, error.problem, executed, runtime.prices, now)
@@ -233,9 +236,12 @@ class PredictingClient(FlowiseClient):
 
         return finish
 
-    def _execution(self, prediction: Prediction) -> HttpStory[Reading | None]:
-        """What the record of a failed run proves; None where it cannot be read or told apart."""
-        limits = Limits(self.timeout.connect, min(self.timeout.total, 10.0))
+    def _execution(self, prediction: Prediction, post: Post) -> HttpStory[Reading | None]:
+        """What the record of a failed run proves; None where it cannot be read, in time, or told apart."""
+        left = min(post.current.remaining, EXECUTION_SECONDS)
+        if left <= 0:
+            return None
+        limits = Limits(min(post.limits.connect, left), left)
         what = f"reading the execution of flow {prediction.flow.name!r} at {self.base_url}"
         params = {"agentflowId": prediction.flow.id, "sessionId": prediction.session, "limit": "2"}
         try:

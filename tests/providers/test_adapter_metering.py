@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 
 import pytest
 
-from genops_ctx import governance_context, instrument_flowise
+from genops_ctx import configure, governance_context, instrument_flowise
 from genops_ctx.core.errors import ConfigurationError
 from genops_ctx.providers import errors
 from genops_ctx.testing import GUIDE_FLOWS, Flow, FlowiseStandIn, ModelNode
@@ -177,3 +178,32 @@ def test_bad_metering(server, adapter, bad):
     if bad:
         with pytest.raises(ConfigurationError, match="metering"):
             instrument_flowise(server.url, metering=bad)
+
+
+def test_prices_that_fail_take_no_paid_answer_away(server, adapter):
+    class Failing:
+        def quote(self, usage, at):
+            raise ZeroDivisionError
+
+        def provider_of(self, name):
+            return name
+
+    configure(store="memory://", ledger="memory://", prices=Failing())
+    with governance_context("test") as context:
+        answer = adapter.predict_flow(server.flow_id("chat"), "How many?", metering="evaluation")
+    assert answer["text"]
+    assert booked_tokens(answer.charge) == billed_tokens(server.billed)
+    assert (context.unpriced_calls, context.calls, context.reserved) == (1, 1, 0)
+
+
+def test_the_record_of_a_failed_run_is_waited_for_within_the_deadline(server, adapter, monkeypatch):
+    def slow(request, answer=server._executions):
+        time.sleep(1.5)
+        return answer(request)
+
+    monkeypatch.setattr(server, "_executions", slow)
+    began = time.monotonic()
+    with pytest.raises(errors.FlowiseModelError) as caught:
+        adapter.predict_flow("two", "[[fail:400@claude-haiku-4-5]] How many?", timeout=0.6)
+    assert time.monotonic() - began < 1.2
+    assert caught.value.charge.exactness == "estimated"
