@@ -68,7 +68,7 @@ class GovernanceContext(Costs):
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "_attribution", "_children", "_hidden", "_ids", "_locks", "_number",
+        "__weakref__", "_attribution", "_children", "_hidden", "_ids", "_left", "_locks", "_number",
         "_outer", "_path", "_prefix", "_spec", "_state", "_watches", "_windowed",
     )
     # fmt: on
@@ -84,7 +84,7 @@ class GovernanceContext(Costs):
         self._number = next(_numbers)
         self._prefix = _process
         self._totals = Totals()
-        self._hidden = 0
+        self._hidden, self._left = 0, False
         self._children: list[GovernanceContext] | None = None
         self._lock = _unopened
         self._locks: Attribution = {}
@@ -100,12 +100,10 @@ class GovernanceContext(Costs):
                 f"context {self.name!r} was opened before; call governance_context(…) for each block "
                 "(a decorator does so for each call)"
             )
-        spec, outer = self._spec, _current.get()
-        locks = self._locks
+        spec, outer, locks = self._spec, _current.get(), self._locks
         if outer is not None:
             own, locks = spec.attribution, outer._locks
-            if own and locks:
-                check_locks(locks, own)
+            check_locks(locks, own)
             self._attribution = {**outer._attribution, **own} if own else outer._attribution
         if spec.locked:
             locks = {**locks, **self._lockable(spec.locked)}
@@ -125,10 +123,9 @@ class GovernanceContext(Costs):
 
     def _adopt(self, outer: GovernanceContext) -> None:
         with self._lock:
-            if outer._children is None:
-                outer._children = [self]
-            elif len(outer._children) < KEPT_CHILDREN:
-                outer._children.append(self)
+            kept = outer._children = outer._children or []
+            if len(kept) < KEPT_CHILDREN:
+                kept.append(self)
             else:
                 outer._hidden += 1
 
@@ -144,8 +141,14 @@ class GovernanceContext(Costs):
     def _close(self, error: BaseException | None) -> None:
         # No Token: a block may end in another contextvars.Context than it began in
         # (async generators do: https://github.com/python/cpython/issues/93740).
-        if _current.get() is self:
-            _current.set(self._outer)
+        current = _current.get()
+        if current is self:
+            outer = self._outer
+            while outer is not None and outer._left:
+                outer = outer._outer
+            _current.set(outer)
+        elif current is not None and self in current._path:
+            self._left = True  # before one inside it, whose end must not bring it back
         if self.observer is not None:
             self.observer.closed(self, self._state, error)
         spec, totals = self._spec, self._totals
@@ -301,22 +304,19 @@ class GovernanceContext(Costs):
     def watches(self) -> tuple[Watch, ...]:
         """The limits, without a window, of its own budgets and of those around it."""
         if self._watches is None:
-            self._watches = self._watch_all()
-        return self._watches
-
-    def _watch_all(self) -> tuple[Watch, ...]:
-        return tuple(
-            Watch(
-                account=str(context._number),
-                limit=budget.limit_nanos,
-                budget=budget.label,
-                scope=f"context {context.name!r}",
-                enforced=budget.on_exceeded != "warn",
-                source=budget,
+            self._watches = tuple(
+                Watch(
+                    account=str(context._number),
+                    limit=budget.limit_nanos,
+                    budget=budget.label,
+                    scope=f"context {context.name!r}",
+                    enforced=budget.on_exceeded != "warn",
+                    source=budget,
+                )
+                for context in self._path
+                for budget in context._spec.budgets
             )
-            for context in self._path
-            for budget in context._spec.budgets
-        )
+        return self._watches
 
     @property
     def inherited(self) -> Attribution:

@@ -718,3 +718,28 @@ def test_a_slip_of_a_key_is_no_empty_report() -> None:
         with pytest.raises(ConfigurationError, match=f"did you mean '{meant}'"):
             context.cost_by(slip)
     assert context.cost_by("squad") == {}
+
+
+def test_contexts_that_end_in_another_order_than_they_began() -> None:
+    """As async generators do: what has ended must not become the current one again."""
+    first, second, third = (governance_context(name) for name in ("first", "second", "third"))
+    for context in (first, second, third):
+        context.__enter__()
+    second.__exit__(None, None, None)
+    assert current_context() is third
+    third.__exit__(None, None, None)
+    assert current_context() is first
+    first.__exit__(None, None, None)
+    assert current_context() is None
+
+
+def test_a_task_that_outlives_the_block_stays_in_it() -> None:
+    with governance_context("outer") as outer:
+        kept = contextvars.copy_context()
+
+    def later() -> object:
+        with governance_context("inner"):
+            pass
+        return current_context()
+
+    assert kept.run(later) is outer
