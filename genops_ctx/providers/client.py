@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from ..core.attribution import check_attribution
+from ..core.attribution import Attribution, check_attribution
 from ..core.errors import ConfigurationError
 from ..core.scope import ScopedBudget
 from ..pricing.plans import pricing_tier as check_pricing_tier
@@ -90,6 +90,7 @@ class FlowiseClient:
             **settings.attribution,
             **checked,
         }
+        self._taken_over = {key: said for key, said in settings.attribution.items() if key not in checked}
         self.metering = check_metering(metering or settings.metering)
         self.pricing_tier = check_pricing_tier(pricing_tier or settings.pricing_tier)
         self.timeout = Limits.of(timeout)
@@ -160,6 +161,12 @@ class FlowiseClient:
 
     def _resolved(self, reference: str, limits: Limits) -> HttpStory[Flow]:
         return self._directory.resolve(reference, self.base_url, limits)
+
+    def _own_attribution(self) -> Attribution:
+        """Its attribution but what it took over from the settings, which ``configure()`` may have changed."""
+        attribution = check_attribution(self.governance_attrs, where="governance_attrs")
+        taken_over = self._taken_over
+        return {key: said for key, said in attribution.items() if taken_over.get(key) != said}
 
     def _session_timeout(self) -> object:
         """What the user has set on the session; None for nothing."""

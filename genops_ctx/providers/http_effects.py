@@ -72,6 +72,9 @@ class Post(NamedTuple):
     limits: Limits
     what: str
 
+    def __repr__(self) -> str:
+        return f"<Post: {self.what}>"  # its body is the question
+
 
 class Receive(NamedTuple):
     """Effect: read the whole body. Answers bytes, one more than can be decoded where it is too large."""

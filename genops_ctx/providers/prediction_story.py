@@ -142,7 +142,7 @@ class PredictingClient(FlowiseClient):
         running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
-        defaults = check_attribution(self.governance_attrs, where="governance_attrs")
+        defaults = self._own_attribution()
         fee = fee_line(self.pricing_tier, runtime.clock())
         fees = () if fee is None else (fee,)
         prediction = Prediction(flow, definition, asked.texts, running, asked.audio, fees)

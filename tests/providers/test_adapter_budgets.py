@@ -338,3 +338,15 @@ def test_precedence_of_attribution(server, monkeypatch, empty_directory):
         "squad": "call",
         "session_id": "s1",
     }
+
+
+def test_what_is_configured_later_goes_before_the_environment_too(server, monkeypatch, empty_directory):
+    monkeypatch.setenv("GENOPS_TEAM", "environment")
+    monkeypatch.setenv("GENOPS_PROJECT", "environment")
+    configure()
+    adapter = instrument_flowise(server.url, project="adapter")
+    configure(team="configured", project="configured")
+    attribution = adapter.predict_flow("graph", "How many?").charge.attribution
+    assert (attribution["team"], attribution["project"]) == ("configured", "adapter")
+    adapter.governance_attrs["team"] = "set on the adapter"
+    assert adapter.predict_flow("graph", "How many?").charge.attribution["team"] == "set on the adapter"

@@ -8,6 +8,7 @@ import traceback
 import pytest
 
 from genops_ctx import BudgetExceeded, GovernanceError, configure, governance_context, instrument_flowise
+from genops_ctx.providers.http_effects import Post
 from genops_ctx.runtime import get_runtime, reset_runtime
 from genops_ctx.settings import load_settings
 from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode, capture
@@ -166,3 +167,8 @@ def test_a_bad_setting_is_told_without_its_password(monkeypatch, empty_directory
     with pytest.raises(GovernanceError) as caught:
         instrument_flowise()
     assert MARK not in str(caught.value)
+
+
+def test_a_request_in_flight_does_not_show_its_question():
+    post = Post(None, "/api/v1/prediction/1", QUESTION.encode(), None, None, "prediction of flow 'chat'")
+    assert repr(post) == "<Post: prediction of flow 'chat'>"
