@@ -11,8 +11,10 @@ own that takes the lost amount back and says what is true instead.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,6 +53,8 @@ class Books:
         self._unwritten: deque[tuple[Charge, bool]] = deque()
         """charges that the ledger did not take, and whether the accounts have them"""
         self._catching_up = threading.Lock()
+        self._until = math.inf
+        """when to stop catching up (monotonic seconds)"""
         self._told_stale = False
         self._process = os.getpid()
 
@@ -151,14 +155,18 @@ class Books:
 
     # -- what is behind ---------------------------------------------------------------------------
 
-    def catch_up(self, now: float) -> None:
-        """Settle what is behind, give back what is due, and book what was lost. Raises nothing."""
+    def catch_up(self, now: float, within: float = math.inf) -> None:
+        """Settle what is behind, give back what is due, and book what was lost. Raises nothing.
+
+        After ``within`` seconds it begins nothing more, and leaves the rest to the next time.
+        """
         if self._process != os.getpid():
             # The lock may have been taken by a thread that the fork left behind.
             self._process, self._catching_up = os.getpid(), threading.Lock()
         if not self._catching_up.acquire(blocking=False):
             return
         try:
+            self._until = time.monotonic() + within
             self._generations.expect()
             self._give_back()
             self._write_down()
@@ -173,6 +181,8 @@ class Books:
 
     def _give_back(self) -> None:
         for _ in range(len(self._releases)):
+            if self._time_is_up():
+                return
             hold, now = self._releases[0]
             try:
                 self._release(hold, now)
@@ -185,7 +195,7 @@ class Books:
                 self._releases.popleft()
 
     def _write_down(self) -> None:
-        while self._unwritten:
+        while self._unwritten and not self._time_is_up():
             charge, settled = self._unwritten[0]
             try:
                 if self.ledger.append(charge, settled=settled) is False:
@@ -205,6 +215,8 @@ class Books:
             settled = []
             try:
                 for charge in behind:
+                    if self._time_is_up():
+                        return
                     if now - charge.ended_at > REPLAY_SECONDS:
                         failed.add(charge.id)
                         self._tell_stale(charge)
@@ -220,6 +232,9 @@ class Books:
                         settled.append(charge.id)
             finally:
                 self.ledger.mark_settled(settled)
+
+    def _time_is_up(self) -> bool:
+        return time.monotonic() > self._until
 
     def _tell_stale(self, charge: Charge) -> None:
         if not self._told_stale:
@@ -255,6 +270,7 @@ class Books:
 
     def close(self) -> None:
         """Write down what can still be written, and close both."""
+        self._until = math.inf
         try:
             self._write_down()
         except Exception as error:

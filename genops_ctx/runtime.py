@@ -46,6 +46,9 @@ log = logging.getLogger("genops_ctx")
 REAP_EVERY = 5.0
 """Seconds between looks for expired reservations, made while calls are admitted."""
 
+CATCH_UP_SECONDS = 0.1
+"""What the call that looks spends at most on what others left behind, however much that is."""
+
 KEPT_FLOWS = 1000
 KEPT_COSTS = 200
 
@@ -252,7 +255,7 @@ class Runtime:
         now = self.clock()
         if now >= self._next_reap:
             self._next_reap = now + REAP_EVERY
-            self.books.catch_up(now)
+            self.books.catch_up(now, within=CATCH_UP_SECONDS)
 
     def drain(self) -> None:
         """Run what finalizers have queued: they themselves must not lock or wait."""

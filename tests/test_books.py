@@ -513,3 +513,30 @@ def test_a_child_catches_up_though_its_parent_was_doing_so(setup: Setup) -> None
             setup.books.catch_up(0.0)
             os._exit(0 if setup.account() == Account(7, 0) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_call_that_catches_up_leaves_the_rest_of_a_long_backlog_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger, store = MemoryLedger(), MemoryStore()
+    for number in range(300):
+        one = replace(
+            charge(), id=f"op{number}#1", operation=f"op{number}", lines=(line(1),), accounts=("a",)
+        )
+        ledger.append(replace(one, adjustment_of="", ended_at=0.0), settled=False)
+    at = [0.0]
+    settle = store.settle
+
+    def slow(*args: Any) -> None:
+        at[0] += 0.01
+        settle(*args)
+
+    monkeypatch.setattr(store, "settle", slow)
+    monkeypatch.setattr(books_module.time, "monotonic", lambda: at[0])
+    books = Books(store, ledger)
+    books.catch_up(1.0, within=0.105)
+    assert store.accounts(["a"])["a"] == Account(11, 0), "11 of a hundredth of a second each"
+    assert len(ledger.unsettled(1000)) == 289
+    books.catch_up(1.0)
+    assert store.accounts(["a"])["a"] == Account(300, 0)
+    assert not ledger.unsettled()

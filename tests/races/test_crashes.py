@@ -231,7 +231,8 @@ def test_killed_again_while_starting_again(tmp_path: Path, one_file: bool) -> No
             books = installation.open()
             books.catch_up(EXPIRED + 1)
             agree(books, f"killed before statement {first}, then {second}")
-            assert len(books.charges_of("paid")) == 1
+            paid = len(books.charges_of("paid"))
+            assert paid == 1 if installation.sent.exists() else paid <= 1
             books.close()
             if survived != second - 1:  # it lived
                 break
