@@ -304,6 +304,9 @@ def test_a_month() -> None:
     assert month["costs_by_flow"] == {"F": Decimal("0.0309")}
     assert month["unallocated_plan_fee"] == Decimal("64.9961")
     assert month["unpriced"] == []
+    small = calculator("cloud_enterprise", monthly_fee=10, included_predictions=2)
+    over = [small.calculate_execution_cost("f") for _ in range(3)]  # the count was never moved on: $15 of $10
+    assert small.calculate_monthly_costs(over)["unallocated_plan_fee"] == 0
     empty = calculate.calculate_monthly_costs([])
     assert (empty["total_cost"], empty["average_cost_per_execution"], empty["total_executions"]) == (0, 0, 0)
 
@@ -422,6 +425,11 @@ def test_two_models_of_a_provider_may_share_a_month() -> None:
     }
     assert found["unpriced"] == ["openai/no-such"]
     assert found["models"]["openai/gpt-4"] == "gpt-4"
+
+
+def test_fewer_than_the_plan_includes_are_not_refused() -> None:
+    found = calculator("cloud_pro").estimate_monthly_spend(12, 10, {"openai": 1}, at=NOW)
+    assert found["refused_executions"] == 0
 
 
 def test_a_provider_without_a_share_is_not_missed() -> None:
@@ -689,6 +697,9 @@ def test_a_cheaper_plan_is_suggested_where_the_count_is_known() -> None:
     plans = [one for one in found if one["type"] == "plan"]
     assert [(one["proposed_cost"], one["potential_savings_percent"]) for one in plans] == [(35, 46)]
     assert not [one for one in advise([GPT_4], "cloud_pro")["recommendations"] if one["type"] == "plan"]
+    two = [calculator(tier).calculate_execution_cost("f") for tier in ("cloud_pro", "cloud_starter")]
+    mixed = analyze_cost_optimization_opportunities(two, catalogue=PRICES, monthly_executions=5)
+    assert mixed["recommendations"] == []  # which of the two plans is not said
     for count in (-1, 1.5, True):
         with pytest.raises(ConfigurationError, match="monthly_executions"):
             advise([GPT_4], "cloud_pro", monthly_executions=count)
