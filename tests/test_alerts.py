@@ -351,3 +351,17 @@ def test_a_proxy_of_the_environment_is_used(receiver: str, monkeypatch: pytest.M
     monkeypatch.setenv("http_proxy", proxy)
     assert Webhook(f"http://hooks.example.com/{SECRET}").post("hello") == 200
     assert Receiver.seen == [(f"http://hooks.example.com:80/{SECRET}", {"text": "hello"})]
+
+
+def test_where_no_thread_can_be_started_the_paid_call_is_not_harmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    use()
+    get_runtime().alerts.flush()
+    monkeypatch.setattr("genops_ctx.telemetry.alerts._current", None)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with governance_context("work", budget="0.01") as context:
+        with metered_call("chat", max_cost="0.01") as call:
+            call.record_cost("0.01")
+        assert (call.cost, context.total_cost, context.reserved) == (Decimal("0.01"), Decimal("0.01"), 0)

@@ -78,7 +78,10 @@ class Alerts:
         if context is not None:
             words += crossed_here(context, self._clock())
         if words:
-            _worker().jobs.put((self, words))
+            try:
+                _worker().jobs.put((self, words))
+            except RuntimeError as error:  # no thread can be started: the call is paid for all the same
+                log.warning("a budget alert may be late: %s", error)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until all that was noted has been looked at and told; False where it took too long."""
