@@ -20,7 +20,16 @@ CONFIG_NAME = "genops.toml"
 
 DEFAULT = "default://"
 LEDGERS = ("memory", "sqlite", "default")
-STORES = (*LEDGERS, "redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
+STORES = (
+    *LEDGERS,
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "redis+cluster",
+    "rediss+sentinel",
+    "rediss+cluster",
+)
 
 MODES = ("enforce", "observe", "off")
 DEFAULT_BASE_URL = "http://localhost:3000"
