@@ -427,6 +427,12 @@ def test_two_models_of_a_provider_may_share_a_month() -> None:
     assert found["models"]["openai/gpt-4"] == "gpt-4"
 
 
+def test_a_part_of_a_token_is_one_of_output() -> None:
+    """The dearer half: a quarter of 10 tokens are 3 of output, 7 of input: 7 × $30 + 3 × $60 per million."""
+    found = calculator().estimate_monthly_spend(1, 10, {"openai/gpt-4": 1}, at=NOW)
+    assert found["total_estimated_cost"] == Decimal("0.00039")
+
+
 def test_fewer_than_the_plan_includes_are_not_refused() -> None:
     found = calculator("cloud_pro").estimate_monthly_spend(12, 10, {"openai": 1}, at=NOW)
     assert found["refused_executions"] == 0
