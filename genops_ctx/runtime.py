@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
-import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -14,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .abandoned import Abandoned
 from .books import Books
 from .core.accounts import Watch
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
@@ -89,8 +88,7 @@ class Runtime:
         self._costs_lock = threading.Lock()
         self._next_reap = 0.0
         self._warned: set[str] = set()
-        self.abandoned: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._reaper: tuple[int, threading.Thread] | None = None
+        self.abandoned = Abandoned()
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -251,42 +249,11 @@ class Runtime:
 
     def tidy(self) -> None:
         """Finish abandoned attempts, and book reservations that expired as lost."""
-        self.drain()
+        self.abandoned.drain()
         now = self.clock()
         if now >= self._next_reap:
             self._next_reap = now + REAP_EVERY
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
-
-    def drain(self) -> None:
-        """Run what finalizers have queued: they themselves must not lock or wait."""
-        while True:
-            try:
-                job = self.abandoned.get_nowait()
-            except queue.Empty:
-                return
-            _run(job)
-
-    def watch_abandoned(self) -> None:
-        """Have a daemon thread finish what is abandoned; started once a process, again after a fork."""
-        if self._reaper is not None and self._reaper[0] == os.getpid():
-            return
-        thread = threading.Thread(
-            target=_reap_for_ever, args=(self.abandoned,), name="genops_ctx-reaper", daemon=True
-        )
-        self._reaper = (os.getpid(), thread)
-        thread.start()
-
-
-def _reap_for_ever(abandoned: queue.SimpleQueue[Callable[[], object]]) -> None:
-    while True:
-        _run(abandoned.get())
-
-
-def _run(job: Callable[[], object]) -> None:
-    try:
-        job()
-    except Exception:
-        log.exception("an abandoned call could not be finished")
 
 
 def _needs_store(scoped: tuple[ScopedBudget, ...], mode: str) -> bool:
@@ -325,6 +292,7 @@ _spans = Spans()
 GovernanceContext.observer = _spans
 
 _runtime: Runtime | None = None
+_replaced: list[Runtime] = []
 _lock = threading.Lock()
 
 
@@ -339,6 +307,8 @@ def _install(runtime: Runtime | None) -> Runtime:
     with _lock:
         if runtime is None and _runtime is not None:
             return _runtime
+        if _runtime is not None:
+            _replaced.append(_runtime)  # calls in flight still finish there
         _runtime = runtime if runtime is not None else Runtime(load_settings())
         GovernanceContext.observer = _runtime.spans
         return _runtime
@@ -355,10 +325,11 @@ def reset_runtime(runtime: Runtime | None = None) -> Runtime | None:
 
 @atexit.register
 def _at_exit() -> None:
-    if _runtime is not None:
-        _runtime.drain()
-        _runtime.alerts.flush()
-        _runtime.books.close()
+    for runtime in (*_replaced, _runtime):
+        if runtime is not None:
+            runtime.abandoned.drain()
+            runtime.alerts.flush()
+            runtime.books.close()
 
 
 def configure(

@@ -26,6 +26,7 @@ FLOORS = {
     "pricing": 1,
     "wire": 1,
     # 2: what is built once
+    "abandoned": 2,
     "books": 2,
     "generations": 2,
     "controls": 2,

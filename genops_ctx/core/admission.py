@@ -75,7 +75,8 @@ def expected_amount(
             f"(genops-ctx prices set) or use on_unpriced='reserve'"
         )
     if max_cost is not None:
-        return Expectation(max_cost, "max_cost", at_most=False, free=max_cost == 0)
+        # A promise of nothing is no proof: only what is known to be free passes a used-up budget.
+        return Expectation(max_cost, "max_cost", at_most=False, free=forecast.free and not max_cost)
     if forecast.free:
         return Expectation(0, "every model of the flow is free", free=True)
     if any(budget.admission == "strict" for budget in budgets):

@@ -165,7 +165,7 @@ class StreamedAnswer:
     def __init__(self, opened: OpenStream) -> None:
         self._state: Streaming | Whole = Streaming(opened)
         runtime = opened.runtime
-        runtime.watch_abandoned()
+        runtime.abandoned.watch()
         # The finalizer only queues: it may run in the middle of anything, so it must not lock or wait.
         weakref.finalize(self, runtime.abandoned.put, self._state.abandon).atexit = False
 

@@ -259,7 +259,7 @@ class AsyncFlowiseAdapter(PredictingClient):
             return running.perform(effect)
 
         def left(unfinished: HttpStory[T]) -> None:
-            running.watch_abandoned()
+            running.abandoned.watch()
             running.abandoned.put(partial(cut_off, unfinished, running.perform))
 
         return await drive_async(story, perform, left)

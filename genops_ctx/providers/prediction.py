@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from .estimates import Texts, estimated_usages
 from .flows import Flow
 
 __all__ = ["Asked", "Prediction"]
+
+log = logging.getLogger("genops_ctx")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,13 +58,18 @@ class Prediction:
 
     def answered(self, answer: Mapping[str, Any], prices: Prices, at: float) -> Report:
         """The report of a whole answer."""
-        reading = read_usage(answer, self.definition, audio_uploaded=self.audio)
         text = answer.get("text")
-        return self._report(Outcome.COMPLETED, reading, prices, at, text if isinstance(text, str) else "")
+        return self._report(
+            Outcome.COMPLETED,
+            lambda: read_usage(answer, self.definition, audio_uploaded=self.audio),
+            prices,
+            at,
+            text if isinstance(text, str) else "",
+        )
 
     def streamed(self, outcome: Outcome, reader: StreamReader, prices: Prices, at: float) -> Report:
         """The report of a stream, however it ended."""
-        return self._report(outcome, reader.finish(), prices, at, reader.text)
+        return self._report(outcome, reader.finish, prices, at, reader.text)
 
     def failed(
         self, outcome: Outcome, problem: Problem | None, executed: Reading | None, prices: Prices, at: float
@@ -69,15 +77,31 @@ class Prediction:
         """The report of a call that brought no answer; ``executed`` is what its record proves."""
         if outcome in (Outcome.NOT_SENT, Outcome.REFUSED):
             return Report(outcome, at)
-        if executed is not None:
-            reading = executed
-        elif problem is not None:
-            reading = read_failure(problem, self.definition)
-        else:
-            reading = read_usage({}, self.definition, audio_uploaded=self.audio)
-        return self._report(outcome, reading, prices, at, "")
 
-    def _report(self, outcome: Outcome, reading: Reading, prices: Prices, at: float, answer: str) -> Report:
+        def read() -> Reading:
+            if executed is not None:
+                return executed
+            if problem is not None:
+                return read_failure(problem, self.definition)
+            return read_usage({}, self.definition, audio_uploaded=self.audio)
+
+        return self._report(outcome, read, prices, at, "")
+
+    def _report(
+        self, outcome: Outcome, read: Callable[[], Reading], prices: Prices, at: float, answer: str
+    ) -> Report:
+        """What was read, with estimates for the rest. A reading that fails never costs the answer."""
+        try:
+            return self._estimated(outcome, read(), prices, at, answer)
+        except Exception as error:
+            log.error(
+                "metering of flow %r failed (%s); its cost is unknown", self.flow.name, type(error).__name__
+            )
+            return Report(outcome, at, unknown=1, costs=self.fees, flags=("metering_failed",))
+
+    def _estimated(
+        self, outcome: Outcome, reading: Reading, prices: Prices, at: float, answer: str
+    ) -> Report:
         failed = BOOKINGS[outcome] is Booking.INPUT
         estimates, unknown = estimated_usages(
             reading.gaps, self.definition, self.texts, answer, input_only=failed

@@ -31,7 +31,9 @@ def test_without_a_budget_nothing_is_set_aside() -> None:
         # a promise comes first, over all that is known, and is not cut
         (Forecast(9, 8, 3), 7, Expectation(7, "max_cost", at_most=False)),
         (Forecast(free=True), 7, Expectation(7, "max_cost", at_most=False)),
-        (Forecast(9, 8, 3), 0, Expectation(0, "max_cost", at_most=False, free=True)),
+        # a promise of nothing proves nothing
+        (Forecast(9, 8, 3), 0, Expectation(0, "max_cost", at_most=False)),
+        (Forecast(9, 8, 3, free=True), 0, Expectation(0, "max_cost", at_most=False, free=True)),
         # a free flow
         (Forecast(9, 8, 3, free=True), None, Expectation(0, "every model of the flow is free", free=True)),
         # what it cost before, then the estimate, then the default

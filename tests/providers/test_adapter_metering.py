@@ -207,3 +207,21 @@ def test_the_record_of_a_failed_run_is_waited_for_within_the_deadline(server, ad
         adapter.predict_flow("two", "[[fail:400@claude-haiku-4-5]] How many?", timeout=0.6)
     assert time.monotonic() - began < 1.2
     assert caught.value.charge.exactness == "estimated"
+
+
+def test_a_reading_that_fails_never_takes_the_paid_answer_away(server, monkeypatch, caplog):
+    from genops_ctx.providers import prediction
+
+    def broken(*_, **__):
+        raise RuntimeError("zq7 a defect that quotes the answer")
+
+    monkeypatch.setattr(prediction, "read_usage", broken)
+    adapter = instrument_flowise(server.url)
+    with governance_context("broken", budget=1) as context:
+        answer = adapter.predict_flow("one", "How many?")
+    assert answer["text"]
+    assert answer.charge.flags == ("metering_failed",)
+    assert answer.charge.exactness == "unknown"
+    assert context.reserved == 0
+    assert context.total_cost > 0, "what was reserved"
+    assert "zq7" not in caplog.text

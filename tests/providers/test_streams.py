@@ -163,7 +163,7 @@ def test_a_stream_that_is_never_read(server, adapter):
 def test_a_stream_that_is_dropped_is_booked_by_the_next_call_too(adapter, governed_in_memory):
     """Where the reaper thread has not come to it."""
     runtime = governed_in_memory
-    runtime._reaper = (os.getpid(), threading.current_thread())  # none is started
+    runtime.abandoned._thread = (os.getpid(), threading.current_thread())  # none is started
     with capture() as charges:
         stream = adapter.predict_flow("graph", "[[long:30]] How many?", stream=True)
         next(stream)
@@ -255,7 +255,7 @@ def test_a_child_that_is_born_meanwhile_changes_nothing(server, adapter):
             try:
                 del stream
                 gc.collect()
-                get_runtime().drain()
+                get_runtime().abandoned.drain()
                 assert charges == []
                 answer = adapter.predict_flow("graph", "In the child")
                 other = adapter.predict_flow("graph", "[[long:9]] In the child", stream=True)
