@@ -378,6 +378,7 @@ def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, 
     assert first[5] == second[5] == "store-0"
     far = repr(time.time() + 3600)  # the first argument: until when a script may start
     client = store.connect()
+    (before,) = {account.spent for account in store.accounts(accounts).values()}
 
     def bare() -> None:
         hold = f"bare-{next(numbers)}"
@@ -387,6 +388,8 @@ def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, 
             assert reply[0] == b"ok"
 
     try:
+        bare()
+        assert {account.spent - before for account in store.accounts(accounts).values()} == {CENT}
         through, raw = alternately(by_store, bare)
     finally:
         client.close()
@@ -396,11 +399,11 @@ def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, 
 def peer_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Row | tuple[str, str]]:
     """One call admitted and booked, with nothing behind it but an answer that is ready."""
     limit = float(PLENTY)
-    here = {peer.system: peer.missing for peer in PEERS}
-    for system, missing in here.items():
+    missing_of = {peer.system: peer.missing for peer in PEERS}
+    for system, missing in missing_of.items():
         if missing:
             yield system, missing
-    if not here["LiteLLM BudgetManager"]:
+    if not missing_of["LiteLLM BudgetManager"]:
         import litellm
 
         answer = litellm.ModelResponse(**COMPLETION)
@@ -429,7 +432,7 @@ def peer_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Row | tuple[str, str]
         ("shekel budget()", shekel_budget),
         ("cascadeflow run(budget=)", cascadeflow_run),
     ):
-        if here[system]:
+        if missing_of[system]:
             continue
         with opened(Provider(0.0), limit) as contender:
             yield Row(f"{system}, create() empty", best(contender.call, **TIMES))
