@@ -162,7 +162,7 @@ def test_with_the_tokenizer_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("vocabulary", MODELS)
 def test_the_stored_counts_are_those_of_the_tokenizer(vocabulary: str) -> None:
-    pytest.importorskip("rs_bpe")
+    pytest.importorskip("rs_bpe", reason="the tokenizer is not here: pip install 'genops_ctx[tokens]'")
     for name, counted in COUNTS.items():
         text = (TEXTS / f"{name}.txt").read_text("utf-8")
         assert count_tokens(text, MODELS[vocabulary]) == counted[vocabulary]
@@ -170,7 +170,7 @@ def test_the_stored_counts_are_those_of_the_tokenizer(vocabulary: str) -> None:
 
 def test_this_project_s_own_texts_are_within_the_bands() -> None:
     """Nothing was fitted to them: sources of this package, where the tokenizer is installed."""
-    pytest.importorskip("rs_bpe")
+    pytest.importorskip("rs_bpe", reason="the tokenizer is not here: pip install 'genops_ctx[tokens]'")
     least, most = ERROR_BANDS["code, markup"]
     for path in sorted((Path(tokens.__file__).parent).glob("*.py")):
         text = path.read_text("utf-8")
