@@ -118,12 +118,28 @@ def _zone(name: str) -> tzinfo:
         ) from None
 
 
+_latest: dict[tuple[Window | Sliding, str], Period] = {}
+"""The period of each window that was asked for last: nearly every call falls into it again."""
+_KEPT_PERIODS = 256
+
+
 def period_of(window: Window | Sliding, at: float, zone_name: str = "UTC") -> Period:
     """The period of ``window`` that holds the instant ``at``.
 
     Minutes and hours are spans of elapsed time and aligned to UTC in every zone; days, weeks and
     months are the zone's calendar.
     """
+    key = (window, zone_name)
+    period = _latest.get(key)
+    if period is None or at < period.start or (period.end is not None and at >= period.end):
+        period = _period(window, at, zone_name)
+        if len(_latest) >= _KEPT_PERIODS:
+            _latest.clear()
+        _latest[key] = period
+    return period
+
+
+def _period(window: Window | Sliding, at: float, zone_name: str) -> Period:
     if isinstance(window, Sliding):
         return _sliding(window, at)
     if window is Window.TOTAL:
