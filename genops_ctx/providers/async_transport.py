@@ -67,6 +67,10 @@ class AsyncReply:
         except asyncio.CancelledError:
             self._response.close()
             raise
+        except GeneratorExit:
+            # Thrown away, perhaps by the garbage collector in the middle of anything: the loop sees to it.
+            self._close_soon()
+            raise
 
     async def read(self) -> bytes:
         """All of it; a byte more than can be decoded where it is too large."""
@@ -97,8 +101,11 @@ class AsyncReply:
         if self._loop is _running_loop():
             self._response.close()
         else:
-            with suppress(RuntimeError):  # the loop is closed, and its connections with it
-                self._loop.call_soon_threadsafe(self._response.close)
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and its connections with it
+            self._loop.call_soon_threadsafe(self._response.close)
 
 
 class AsyncTransport:
