@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .core.accounts import Refusal, Reserve, WrongWindow
-from .core.booking import charge_of_loss
+from .core.booking import charge_of_loss, hold_id
 from .core.errors import StoreError
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
@@ -140,11 +140,23 @@ class Books:
         """The ledger has a charge of this attempt. Unless it was lost, the first one counts."""
         lost = self._lost(charge.id, charge.operation)
         if lost is None:
+            self._keep_apart(charge)
             return
         adjustment = _adjusted(charge, lost, charge.ended_at)
         if self.ledger.append(adjustment, settled=False) is not False:
             self._settle(adjustment, charge.nanos)
             self.ledger.mark_settled([adjustment.id])
+
+    def _keep_apart(self, charge: Charge) -> None:
+        """Another call took the same name, in a process with a store of its own: both were paid."""
+        known = tuple(self.ledger.charges(charge.operation))
+        if any(one.started_at == charge.started_at for one in known):
+            return  # the same call, written again
+        attempt = 1 + max(one.attempt for one in known)
+        log.error("two calls of %s were sent under one idempotency key; both are booked", charge.name)
+        second = replace(charge, id=hold_id(charge.operation, attempt), attempt=attempt)
+        if self.ledger.append(second) is not False and charge.accounts:
+            self._settle(charge, charge.nanos)
 
     def _lost(self, hold: str, operation: str) -> Charge | None:
         """The charge of an attempt that was booked as lost."""

@@ -540,3 +540,18 @@ def test_a_call_that_catches_up_leaves_the_rest_of_a_long_backlog_to_the_next(
     books.catch_up(1.0)
     assert store.accounts(["a"])["a"] == Account(300, 0)
     assert not ledger.unsettled()
+
+
+def test_two_calls_under_one_name_are_both_booked(caplog: pytest.LogCaptureFixture) -> None:
+    """Two processes with a store each and one ledger: neither could know of the other's call."""
+    ledger = MemoryLedger()
+    first, second = MemoryStore(), MemoryStore()
+    for store, nanos, began in ((first, 7, 1.0), (second, 5, 2.0)):
+        books = Books(store, ledger)
+        books.reserve(Reserve("op#1", 10, (watch("a", 10**6),), 100.0, keyed=True, memo=MEMO), 0.0)
+        paid = replace(cost("op", nanos), started_at=began)
+        books.book(paid, settles=True)
+        books.book(paid, settles=True)  # written again: the same call
+        assert store.accounts(["a"])["a"] == Account(nanos, 0)
+    assert [(one.id, one.nanos) for one in ledger.charges("op")] == [("op#1", 7), ("op#2", 5)]
+    assert "two calls of" in caplog.text

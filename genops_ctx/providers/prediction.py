@@ -49,6 +49,8 @@ class Prediction:
     texts: Texts
     session: str
     """the session it runs in, by which Flowise keeps its execution record"""
+    shared_session: bool
+    """the caller named the session, so other runs may have records in it"""
     audio: bool
     fees: tuple[Line, ...] = ()
 

@@ -139,13 +139,14 @@ class PredictingClient(FlowiseClient):
         # An id of our own, where the caller has none, finds the execution record of a failed run.
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
         override: Mapping[str, Any] = body.get("overrideConfig", {})
+        shared = "chatId" in body or bool(override.get("sessionId"))
         running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
         defaults = self._own_attribution()
         fee = fee_line(self.pricing_tier, runtime.clock())
         fees = () if fee is None else (fee,)
-        prediction = Prediction(flow, definition, asked.texts, running, asked.audio, fees)
+        prediction = Prediction(flow, definition, asked.texts, running, shared, asked.audio, fees)
 
         def expected() -> Forecast:
             found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
@@ -239,7 +240,8 @@ class PredictingClient(FlowiseClient):
     def _execution(self, prediction: Prediction, post: Post) -> HttpStory[Reading | None]:
         """What the record of a failed run proves; None where it cannot be read, in time, or told apart."""
         left = min(post.current.remaining, EXECUTION_SECONDS)
-        if left <= 0:
+        # In a session of the caller's own the record may be that of an earlier run, booked already.
+        if prediction.shared_session or left <= 0:
             return None
         limits = Limits(min(post.limits.connect, left), left)
         what = f"reading the execution of flow {prediction.flow.name!r} at {self.base_url}"

@@ -327,6 +327,17 @@ def test_an_agentflow_that_fails_part_way_books_what_its_record_proves(server, a
     assert sum(line.nanos for line in proved) == nanos_of(billed) > 0
 
 
+def test_the_record_of_an_earlier_run_in_the_session_is_not_booked_again(server, adapter):
+    """A failure that leaves no record of its own, in a session whose one record is paid for."""
+    paid = adapter.predict_flow("two", QUESTION, sessionId="shared")
+    server.fail_next(500, "Error: something else")
+    ended = fail(adapter, "two", sessionId="shared")
+    assert paid.charge.nanos == nanos_of(server.billed) > 0
+    assert ended.charge.outcome == "failed"
+    assert [str(line.source) for line in ended.charge.lines] == ["estimated", "estimated"]
+    assert ended.charge.exactness == "estimated"
+
+
 def test_an_agentflow_that_fails_while_streaming_books_at_least_what_was_billed(server, adapter):
     ended = fail(adapter, "two", f"[[fail:400@claude-haiku-4-5]] {QUESTION}", stream=True)
     billed = [call for call in server.billed if call.status == 200]
