@@ -81,12 +81,20 @@ class RawServer:
                     if isinstance(step, float):
                         self._stopping.wait(step)
                     else:
-                        connection.sendall(step)
+                        connection.sendall(step if self._keep else _announced(step))
                 if not self._keep:
                     break
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
+
+
+def _announced(step: bytes) -> bytes:
+    """A server that closes after its answer says so: else the next call may meet the closing."""
+    status, line_end, rest = step.partition(b"\r\n")
+    if not status.startswith(b"HTTP/1.1 ") or status.startswith(b"HTTP/1.1 1") or not line_end:
+        return step
+    return status + line_end + b"Connection: close" + line_end + rest
 
 
 def _request(lines) -> Got | None:
