@@ -15,6 +15,7 @@ from ..pricing.plans import pricing_tier as check_pricing_tier
 from ..runtime import get_runtime
 from ..settings import environment_attribution
 from ..wire.answers import Problem, ProblemKind
+from .deadline import Exchange
 from .errors import problem_error
 from .flows import Flow, FlowDirectory, directory_of
 from .http_effects import Fetch, HttpStory
@@ -114,9 +115,10 @@ class FlowiseClient:
 
     def _read_flow(self, chatflow_id: str, options: dict[str, Any]) -> HttpStory[dict[str, Any]]:
         limits = self._options("get_chatflow()", options)
-        flow = yield from self._resolved(chatflow_id, limits)
+        current = Exchange(limits.total)
+        flow = yield from self._resolved(chatflow_id, limits.half_of(current))
         what = f"reading flow {flow.name!r} at {self.base_url}"
-        raw = yield Fetch("GET", f"/api/v1/chatflows/{flow.id}", limits, what)
+        raw = yield Fetch("GET", f"/api/v1/chatflows/{flow.id}", limits.rest_of(current), what)
         if not isinstance(raw, dict):
             raise problem_error(Problem(ProblemKind.MALFORMED), what)
         return raw
@@ -139,11 +141,12 @@ class FlowiseClient:
         if "sessionId" in options:
             session_id = one_of("session_id", session_id, "sessionId", options.pop("sessionId"))
         limits = self._options(where, options)
-        flow = yield from self._resolved(chatflow_id, limits)
+        current = Exchange(limits.total)
+        flow = yield from self._resolved(chatflow_id, limits.half_of(current))
         verb = "reading" if method == "GET" else "deleting"
         what = f"{verb} the messages of flow {flow.name!r} at {self.base_url}"
         params = {"sessionId": session_id} if session_id is not None else None
-        return (yield Fetch(method, f"/api/v1/chatmessage/{flow.id}", limits, what, params))
+        return (yield Fetch(method, f"/api/v1/chatmessage/{flow.id}", limits.rest_of(current), what, params))
 
     # -- parts ----------------------------------------------------------------------------------
 

@@ -63,8 +63,15 @@ class Limits:
 
     def half_of(self, current: Exchange) -> Limits:
         """The same, within half of what the exchange has left."""
-        half = max(current.remaining, 0.001) / 2
-        return Limits(min(self.connect, half), min(self.total, half))
+        return self._within(current.remaining / 2)
+
+    def rest_of(self, current: Exchange) -> Limits:
+        """The same, within what the exchange has left."""
+        return self._within(current.remaining)
+
+    def _within(self, seconds: float) -> Limits:
+        seconds = max(seconds, 0.0005)
+        return Limits(min(self.connect, seconds), min(self.total, seconds))
 
 
 def _seconds(value: object) -> float:

@@ -73,7 +73,7 @@ def prediction_body(
     if streaming:
         body["streaming"] = True
     if chat_id is not None:
-        body["chatId"] = _identifier("chat_id", chat_id)
+        body["chatId"] = _identifier("chatId", chat_id)
     override = _override(override_config, session_id)
     if override:
         body["overrideConfig"] = override
@@ -82,7 +82,7 @@ def prediction_body(
     if uploads is not None:
         body["uploads"] = [dict(upload) for upload in _mappings("uploads", uploads)]
     if human_input is not None:
-        body["humanInput"] = _mapping("human_input", human_input)
+        body["humanInput"] = _mapping("humanInput", human_input)
     if form is not None:
         body["form"] = _mapping("form", form)
     if evaluation_run_id is not None:
@@ -135,16 +135,16 @@ def _question(question: object, *, required: bool) -> str | None:
 
 
 def _override(given: object, session_id: object) -> dict[str, Any]:
-    override = {} if given is None else _mapping("override_config", given)
+    override = {} if given is None else _mapping("overrideConfig", given)
     inside = override.get("sessionId")
     if inside is not None:
-        inside = _identifier("override_config['sessionId']", inside)
+        inside = _identifier("overrideConfig['sessionId']", inside)
     if session_id is None:
         return override
     session = _identifier("session_id", session_id)
     if inside is not None and inside != session:
         raise ConfigurationError(
-            "session_id and override_config['sessionId'] name different sessions; pass one of them"
+            "session_id and overrideConfig['sessionId'] name different sessions; pass one of them"
         )
     override["sessionId"] = session
     return override

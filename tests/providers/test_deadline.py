@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -213,3 +214,21 @@ def test_tls_that_fails_behind_a_proxy_was_never_passed():
 def test_a_call_without_any_time_is_a_bad_argument():
     with pytest.raises(ConfigurationError):
         instrument_flowise("http://127.0.0.1:9", timeout=0)
+
+
+def test_a_look_up_by_name_is_within_the_whole_calls_time():
+    class Slow(RawServer):
+        """Answers the list of flows late, and nothing after it."""
+
+        def _serve(self, connection):
+            with contextlib.suppress(OSError), connection:
+                connection.recv(65536)
+                time.sleep(0.2)
+                flows = f'[{{"id": "{FLOW}", "name": "named"}}]'.encode()
+                connection.sendall(whole(flows, "Connection: close"))
+
+    with Slow(lambda got: []) as slow, at_most(SECONDS + SLACK):
+        silent = instrument_flowise(slow.url, timeout=SECONDS)
+        assert silent.get_chat_messages(FLOW) == [{"id": FLOW, "name": "named"}]
+        with pytest.raises(errors.FlowiseTimeoutError):
+            instrument_flowise(slow.url, timeout=0.3).get_chat_messages("named")
