@@ -13,9 +13,9 @@ from .records import Charge, CostSource, Exactness, Line, LineKind, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .call import Admitted, Call
     from .context import GovernanceContext
     from .ports import Lost, Prices
+    from .stages import Admitted, Call
 
 __all__ = ["Report", "book", "charge_of_loss", "hold_id", "memo_of"]
 
