@@ -388,7 +388,7 @@ def test_in_one_file_ledger_and_accounts_are_booked_by_one_transaction(one_file:
     store = one_file.store
     assert isinstance(store, SQLiteStore)
     committed = []
-    with store.transactions as connection:
+    with store.database as connection:
         connection.set_trace_callback(committed.append)
     one_file.book(cost("op", 7, "a", "b"), settles=True)
     assert [one for one in committed if one.startswith(("BEGIN", "COMMIT"))].count("BEGIN IMMEDIATE") == 1
@@ -402,7 +402,6 @@ def test_in_one_file_a_settle_that_fails_takes_the_charge_back_with_it(
 ) -> None:
     store = one_file.store
     with monkeypatch.context() as patch:
-        patch.setattr(store, "settle_in", broken)
         patch.setattr(store, "settle", broken)
         books = Books(store, one_file.ledger)
         books.book(cost("op", 7, "a", "b"), settles=True)

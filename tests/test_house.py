@@ -21,6 +21,7 @@ FLOORS = {
     "core": 0,
     "_version": 0,
     # 1: the outside world
+    "database": 1,
     "stores": 1,
     "ledger": 1,
     "pricing": 1,

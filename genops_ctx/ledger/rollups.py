@@ -19,7 +19,7 @@ from .totals import DAY_SECONDS, DIMENSIONS, Query, Sums, Total, add, day_name, 
 
 if TYPE_CHECKING:
     from ..core.records import Charge, Line
-    from .database import Database
+    from ..database import Database
 
 __all__ = ["NOT_ROLLED", "roll_up", "totals"]
 

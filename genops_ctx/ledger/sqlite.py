@@ -6,13 +6,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from os.path import realpath
 from pathlib import Path
 from typing import Any
 
 from ..core.ports import AccountStore, AuditEvent
 from ..core.records import Charge
-from .database import Database, open_database
+from ..database import Database, open_database
 from .rollups import Series, roll_up, totals
 from .rows import (
     CHARGE_COLUMNS,
@@ -79,17 +78,14 @@ class SQLiteLedger:
         """
         from ..stores.sqlite import SQLiteStore
 
-        if not isinstance(store, SQLiteStore) or realpath(store.path) != realpath(self.database.path):
+        if not isinstance(store, SQLiteStore) or store.database is not self.database:
             return None
-        transactions, settle = store.transactions, store.settle_in
-        series: dict[Series, int] = {}
 
         def book(charge: Charge, completed: bool) -> bool:
-            self.database.prepare()
-            with transactions as connection:
-                fresh = _append(connection, charge, True, series)
+            with self.database:
+                fresh = self.append(charge)
                 if fresh:
-                    settle(connection, charge.id, charge.nanos, charge.accounts, charge.ended_at, completed)
+                    store.settle(charge.id, charge.nanos, charge.accounts, charge.ended_at, completed)
             return fresh
 
         return book

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
-from pathlib import Path
+from collections.abc import Sequence
+from os import PathLike
 
-from ..core.accounts import Account, Refusal, Reserve, WrongWindow
+from ..core.accounts import Refusal, Reserve, WrongWindow
 from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
+from ..database import make_private
 from .sqlite import SQLiteStore
-from .sqlite_connection import Transactions
 
 __all__ = ["DefaultStore"]
 
@@ -27,9 +26,11 @@ class DefaultStore(SQLiteStore):
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = fspath(path)
-        self.transactions = Transactions(self.path, 2.0, "NORMAL")
+        super().__init__(path)
         self._ready = False
+
+    def _check_path(self) -> None:
+        """Not before a budget needs it."""
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         if not self._ready:
@@ -37,10 +38,8 @@ class DefaultStore(SQLiteStore):
         return super().reserve(wish, now)
 
     def _make(self) -> None:
-        folder = Path(self.path).parent
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            Path(self.path).touch(mode=0o600)
+            make_private(self.database.path)
         except OSError as error:
             raise ConfigurationError(
                 f"a budget with a window needs a place to be kept, and {self.path} cannot be written "
@@ -64,8 +63,3 @@ class DefaultStore(SQLiteStore):
     def release(self, hold: str, now: float) -> None:
         if self._there:
             super().release(hold, now)
-
-    def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
-        if self._there:
-            return super().accounts(keys)
-        return {key: Account() for key in keys or ()}

@@ -11,13 +11,19 @@ from os import PathLike, fspath
 from ..core import accounts as rule
 from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, Watch, WrongWindow
 from ..core.ports import Held, Lost
-from .sqlite_connection import Transactions, check_writable
+from ..database import check_writable, open_database
+from .sqlite_schema import MIGRATIONS, PART
 from .tombstones import TOMBSTONE_SECONDS
 
 __all__ = ["SQLiteStore"]
 
 SWEPT_AT_ONCE = 500
 """Rows of a kind that one reap sweeps away at most, so that no call waits long for it."""
+KEYS_AT_ONCE = 500
+"""SQLite bounds the parameters of a statement."""
+
+_ACCOUNTS = "SELECT key, spent, reserved FROM store_accounts"
+_CONTROLS = "SELECT key, frozen, granted, granted_until FROM store_controls"
 
 
 class SQLiteStore:
@@ -34,14 +40,19 @@ class SQLiteStore:
         self, path: str | PathLike[str], *, timeout: float = 2.0, synchronous: str = "NORMAL"
     ) -> None:
         self.path = fspath(path)
-        check_writable(self.path)
-        self.transactions = Transactions(self.path, timeout, synchronous)
+        self.database = open_database(self.path, synchronous=synchronous)
+        self._check_path()
+        self.database.add_part(PART, MIGRATIONS)
+        self._transactions = self.database.within(timeout)
+
+    def _check_path(self) -> None:
+        check_writable(self.database.path)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({self.path!r})"
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        with self.transactions as connection:
+        with self._transactions as connection:
             before, _, due = _find(connection, wish.id)
             if before is not None and before.state is not HoldState.HELD and due <= now:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (wish.id,))
@@ -77,41 +88,30 @@ class SQLiteStore:
         return Held(hold.state, hold.amount, True, tuple([watch.budget for watch in change.passed]))
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
-        with self.transactions as connection:
-            self.settle_in(connection, hold, actual, accounts, now, completed)
-
-    def settle_in(
-        self,
-        connection: sqlite3.Connection,
-        hold: str,
-        actual: int,
-        accounts: tuple[str, ...],
-        now: float,
-        completed: bool,
-    ) -> None:
-        """As :meth:`settle`, in a transaction that a ledger in the same file writes to too."""
-        before, _, due = _find(connection, hold)
-        change = rule.settle(before, actual, accounts, completed=completed)
-        _add(connection, change)
-        if before is None:
-            after = change.hold
-            connection.execute(
-                "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
-                (
-                    hold,
-                    after.state.value,
-                    after.amount,
-                    after.booked,
-                    _as_text(after.accounts),
-                    after.expires_at,
-                    now + TOMBSTONE_SECONDS,
-                ),
-            )
-        else:
-            _end(connection, hold, change, _until(before, due, now))
+        """Joins the transaction of ``with store.database``, which a ledger in the same file writes to too."""
+        with self._transactions as connection:
+            before, _, due = _find(connection, hold)
+            change = rule.settle(before, actual, accounts, completed=completed)
+            _add(connection, change)
+            if before is None:
+                after = change.hold
+                connection.execute(
+                    "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
+                    (
+                        hold,
+                        after.state.value,
+                        after.amount,
+                        after.booked,
+                        _as_text(after.accounts),
+                        after.expires_at,
+                        now + TOMBSTONE_SECONDS,
+                    ),
+                )
+            else:
+                _end(connection, hold, change, _until(before, due, now))
 
     def release(self, hold: str, now: float) -> None:
-        with self.transactions as connection:
+        with self._transactions as connection:
             before, keyed, due = _find(connection, hold)
             change = rule.release(before)
             if before is None or change is None:
@@ -125,7 +125,7 @@ class SQLiteStore:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (hold,))
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
-        with self.transactions as connection:
+        with self._transactions as connection:
             before, _, _ = _find(connection, hold)
             if before is None:
                 return
@@ -138,7 +138,7 @@ class SQLiteStore:
 
     def reap(self, now: float) -> Sequence[Lost]:
         """Expire what is over, forget what nobody can ask for, a bounded number each."""
-        with self.transactions as connection:
+        with self._transactions as connection:
             rows = connection.execute(
                 "SELECT id, state FROM store_holds WHERE due <= ? ORDER BY due LIMIT ?", (now, SWEPT_AT_ONCE)
             ).fetchall()
@@ -174,21 +174,22 @@ class SQLiteStore:
         _end(connection, name, change, now + TOMBSTONE_SECONDS)
 
     def acknowledge(self, holds: Sequence[str]) -> None:
-        with self.transactions as connection:
+        with self._transactions as connection:
             connection.executemany("DELETE FROM store_losses WHERE id = ?", [(name,) for name in holds])
 
     def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
-        with self.transactions as connection:
-            if keys is None:
-                rows = connection.execute("SELECT key, spent, reserved FROM store_accounts")
-                return {key: Account(spent, reserved) for key, spent, reserved in rows}
-            found: dict[str, Account] = {}
-            for start in range(0, len(keys), SWEPT_AT_ONCE):
-                found.update(_accounts(connection, keys[start : start + SWEPT_AT_ONCE]))
-        return {key: found.get(key, Account()) for key in keys}
+        if keys is None:
+            rows = self._transactions.read("SELECT key, spent, reserved FROM store_accounts")
+            return {key: Account(spent, reserved) for key, spent, reserved in rows}
+        accounts = dict.fromkeys(keys, Account())
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            for key, spent, reserved in self._transactions.read(_among(_ACCOUNTS, len(some)), some):
+                accounts[key] = Account(spent, reserved)
+        return accounts
 
     def adjust(self, key: str, spent: int) -> None:
-        with self.transactions as connection:
+        with self._transactions as connection:
             connection.execute(
                 "INSERT INTO store_accounts VALUES (?, ?, 0, NULL) "
                 "ON CONFLICT (key) DO UPDATE SET spent = spent + excluded.spent",
@@ -196,18 +197,19 @@ class SQLiteStore:
             )
 
     def control(self, key: str) -> Control:
-        with self.transactions as connection:
-            return _control(connection, (key,)).get(key, Control())
+        for _, frozen, granted, until in self._transactions.read(_among(_CONTROLS, 1), (key,)):
+            return Control(bool(frozen), granted, until)
+        return Control()
 
     def set_control(self, key: str, control: Control) -> None:
-        with self.transactions as connection:
+        with self._transactions as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO store_controls VALUES (?, ?, ?, ?)",
                 (key, control.frozen, control.granted, control.granted_until),
             )
 
     def mark(self, key: str, now: float, until: float | None) -> bool:
-        with self.transactions as connection:
+        with self._transactions as connection:
             connection.execute("DELETE FROM store_marks WHERE until <= ?", (now,))
             return (
                 connection.execute("INSERT OR IGNORE INTO store_marks VALUES (?, ?)", (key, until)).rowcount
@@ -216,7 +218,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file; it is opened again where the store is used again."""
-        self.transactions.close()
+        self.database.close()
 
 
 def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool, float]:
@@ -244,11 +246,6 @@ def _end(connection: sqlite3.Connection, name: str, change: Change, until: float
     )
 
 
-def _accounts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Account]:
-    rows = connection.execute(_among("SELECT key, spent, reserved FROM store_accounts", len(keys)), keys)
-    return {key: Account(spent, reserved) for key, spent, reserved in rows}
-
-
 def _looked_at(connection: sqlite3.Connection, wish: Reserve) -> tuple[dict[str, Account], set[str]]:
     """The accounts that a wish looks at, and those of them of which no end is known."""
     accounts, endless = {}, set()
@@ -264,13 +261,9 @@ def _looked_at(connection: sqlite3.Connection, wish: Reserve) -> tuple[dict[str,
 def _controls(connection: sqlite3.Connection, wish: Reserve) -> dict[str, Control]:
     keys = {watch.control for watch in wish.watches}
     keys.discard("")
-    return _control(connection, tuple(keys)) if keys else {}
-
-
-def _control(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Control]:
-    rows = connection.execute(
-        _among("SELECT key, frozen, granted, granted_until FROM store_controls", len(keys)), keys
-    )
+    if not keys:
+        return {}
+    rows = connection.execute(_among(_CONTROLS, len(keys)), tuple(keys))
     return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
 
 
@@ -300,7 +293,7 @@ def _add(connection: sqlite3.Connection, change: Change, watches: Iterable[Watch
     )
     if updated.rowcount == len(keys):
         return
-    there = _accounts(connection, keys)
+    there = {row[0] for row in connection.execute(_among(_ACCOUNTS, len(keys)), keys)}
     ends: dict[str, float | None] = {}
     for watch in watches:
         ends.setdefault(watch.account, rule.kept_until(watch))

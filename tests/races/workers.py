@@ -97,9 +97,9 @@ def account_of(store: AccountStore) -> tuple[int, int]:
 def shorten_lives(seconds: float) -> None:
     """A reservation outlives its call by a grace of 30 s: too long for a test."""
     from genops_ctx import runtime
-    from genops_ctx.core import call
+    from genops_ctx.core import reserving
 
-    call.GRACE = seconds
+    reserving.GRACE = seconds
     runtime.REAP_EVERY = 0.2
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from genops_ctx.core.accounts import Account, Refusal, Reserve
+from genops_ctx.core.accounts import Account, Control, HoldState, Refusal, Reserve
 from genops_ctx.core.errors import ConfigurationError, StoreError
 from genops_ctx.core.ports import Held
+from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.stores.sqlite import SQLiteStore
-from tests.strategies import watch
+from tests.strategies import charge, line, watch
 
 MOST = 2**63 - 1
 fork = multiprocessing.get_context("fork")
@@ -170,7 +171,94 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         held(SQLiteStore(path), "op#2")
 
 
-NEWER = "UPDATE store_version SET version = version + 1"
+NEWER = "UPDATE parts SET version = version + 1 WHERE name = 'store'"
+
+
+# A file as it was made before store and ledger had one layer, and one version table.
+BEFORE_PARTS = """
+CREATE TABLE store_version (version INTEGER NOT NULL);
+CREATE TABLE store_accounts (
+    key TEXT PRIMARY KEY,
+    spent INTEGER NOT NULL CHECK (typeof(spent) = 'integer'),
+    reserved INTEGER NOT NULL CHECK (typeof(reserved) = 'integer'),
+    gone_at REAL
+) WITHOUT ROWID;
+CREATE INDEX store_accounts_gone ON store_accounts (gone_at) WHERE gone_at IS NOT NULL;
+CREATE TABLE store_holds (
+    id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, amount INTEGER NOT NULL, booked INTEGER NOT NULL,
+    accounts TEXT NOT NULL, expires_at REAL NOT NULL, keyed INTEGER NOT NULL, due REAL NOT NULL,
+    memo TEXT NOT NULL
+);
+CREATE INDEX store_holds_due ON store_holds (due);
+CREATE TABLE store_losses (
+    id TEXT PRIMARY KEY, amount INTEGER NOT NULL, accounts TEXT NOT NULL,
+    expires_at REAL NOT NULL, memo TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE store_controls (
+    key TEXT PRIMARY KEY, frozen INTEGER NOT NULL, granted INTEGER NOT NULL, granted_until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE store_marks (key TEXT PRIMARY KEY, until REAL) WITHOUT ROWID;
+INSERT INTO store_version VALUES (1);
+INSERT INTO store_accounts VALUES ('a', 40, 7, NULL), ('b', 3, 0, 500.0);
+INSERT INTO store_holds VALUES ('op#1', 'held', 7, 0, '["a"]', 50.0, 1, 50.0, 'memo');
+INSERT INTO store_holds VALUES ('done#1', 'settled', 9, 40, '["a"]', 50.0, 1, 90000.0, '');
+INSERT INTO store_losses VALUES ('lost#1', 3, '["b"]', 20.0, '');
+INSERT INTO store_controls VALUES ('in:', 1, 5, 99.0);
+INSERT INTO store_marks VALUES ('told', NULL);
+"""
+
+
+def before_parts(path: Path, script: str = BEFORE_PARTS) -> None:
+    file = sqlite3.connect(path)
+    file.execute("PRAGMA journal_mode = WAL")
+    file.executescript(script)
+    file.close()
+
+
+def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    file = sqlite3.connect(path)
+    names = [
+        name
+        for (name,) in file.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'store_*'"
+        )
+    ]
+    found = {name: file.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in names}
+    file.close()
+    return found
+
+
+@pytest.mark.parametrize("with_ledger", [False, True])
+def test_a_file_of_before_there_were_parts_is_opened_without_losing_a_row(
+    tmp_path: Path, with_ledger: bool
+) -> None:
+    path = tmp_path / "store.db"
+    if with_ledger:  # which had the table of parts already
+        SQLiteLedger(path).append(charge(line(5)))
+    before_parts(path)
+    before = tables(path)
+    store = SQLiteStore(path)
+    assert store.accounts() == {"a": Account(40, 7), "b": Account(3, 0)}
+    assert store.control("in:") == Control(True, 5, 99.0)
+    after = tables(path)
+    assert before.pop("store_version") == [(1,)]
+    assert after == before
+    assert not store.mark("told", 0.0, None)
+    again = store.reserve(wish("done#1"), 0.0)
+    assert again == Held(HoldState.SETTLED, 9, False)
+    assert sorted(loss.name for loss in store.reap(60.0)) == ["lost#1", "op#1"]
+    assert store.accounts()["a"] == Account(47, 0)
+    if with_ledger:
+        assert [one.nanos for one in SQLiteLedger(path).charges()] == [5]
+
+
+def test_a_file_of_a_version_that_was_never_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    before_parts(path, BEFORE_PARTS.replace("store_version VALUES (1)", "store_version VALUES (2)"))
+    before = tables(path)
+    with pytest.raises(ConfigurationError, match="newer"):
+        SQLiteStore(path).accounts()
+    assert tables(path) == before
 
 
 def test_with_full_synchronous_it_works_the_same(tmp_path: Path) -> None:
