@@ -20,6 +20,7 @@ from .runtime import Runtime, get_runtime
 
 if TYPE_CHECKING:
     from .core.accounts import Watch
+    from .core.guarding import Guards
     from .core.records import Charge
     from .core.scope import ScopedBudget
     from .decisions import Models
@@ -82,8 +83,10 @@ class Attempt:
             report = replace(report, flags=report.flags + passed)
         runtime = self.runtime
         try:
-            self.charge = drive(finish(self.admitted, report, runtime.prices, self.context), runtime.perform)
+            story = finish(self.admitted, report, runtime.prices, self.context, error)
+            self.charge = drive(story, runtime.perform)
         finally:
+            runtime.in_flight.leave()
             if self.span is not None:
                 self.span.end(self.charge, error)
         if self.charge is not None:
@@ -109,6 +112,7 @@ def opening(
     models: Models | None = None,
     question: str | None = None,
     degraded_from: str = "",
+    guards: Guards | None = None,
 ) -> Story[Attempt]:
     """The story of admitting a call in the current context, or raising why it must not be sent.
 
@@ -116,8 +120,8 @@ def opening(
     may take; ``attribution`` and ``defaults`` are checked already. ``spent_already`` says that the call
     was made before it came here, so that no budget can refuse it any more. ``own`` are the adapter's
     budgets; ``models`` and ``question`` are for policies; ``degraded_from`` names the flow that this
-    call runs instead of. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
-    :class:`LockedAttributeError`.
+    call runs instead of; ``guards`` are its rate limits and its breaker. Raises :class:`CallRefused` and
+    its kinds, :class:`ConfigurationError`, :class:`LockedAttributeError`.
     """
     runtime = runtime if runtime is not None else get_runtime()
     _ = runtime.prices  # a bad file of prices is told before anything is sent
@@ -137,7 +141,9 @@ def opening(
         models=models,
         question=question,
         degraded_from=degraded_from,
+        guards=guards,
     )
+    runtime.in_flight.enter(made_already=spent_already)
     span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
     try:
         answer = yield from admit(call, context)
@@ -147,6 +153,7 @@ def opening(
         if answer.flags:
             runtime.decisions.admitted(call, answer)
     except BaseException as error:
+        runtime.in_flight.leave()
         if span is not None:
             span.end(None, error)
         raise

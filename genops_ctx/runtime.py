@@ -19,14 +19,17 @@ from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile
 from .core.alerts import Alert
 from .core.attribution import check_locks
 from .core.budget import Budget, Budgets, parse_budgets
-from .core.call import Ask, Book, Call, Effect, Hold, Judge, LookUp, Undo, new_operation
+from .core.call import Ask, Book, Call, Effect, Hold, Judge, LookUp, Release, Undo
 from .core.context import GovernanceContext
+from .core.effects import Pause
 from .core.errors import ConfigurationError
+from .core.operations import named
 from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
 from .decisions import Decisions, Models
+from .inflight import InFlight
 from .ledger import open_ledger
 from .settings import Settings, load_settings
 from .stores import open_store
@@ -36,6 +39,7 @@ from .telemetry.spans import Spans
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
+    from .core.guarding import Guards
     from .core.records import Charge
 
 __all__ = ["Runtime", "configure", "get_runtime", "reset_runtime"]
@@ -89,6 +93,7 @@ class Runtime:
         self._next_reap = 0.0
         self._warned: set[str] = set()
         self.abandoned = Abandoned()
+        self.in_flight = InFlight()
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -137,11 +142,12 @@ class Runtime:
         models: Models | None = None,
         question: str | None = None,
         degraded_from: str = "",
+        guards: Guards | None = None,
     ) -> Call:
         """All that admission needs to know of a call. ``defaults`` are the adapter's attribution.
 
         ``own`` are the adapter's budgets, ``models`` and ``question`` what policies may look at (only
-        a keyed hash of the question is kept).
+        a keyed hash of the question is kept), ``guards`` its rate limits and its breaker.
 
         ``max_nanos`` is what it can cost at most; ``forecast`` is asked only where a budget is in
         scope. Raises :class:`ConfigurationError` for a bad key, and :class:`LockedAttributeError`.
@@ -167,22 +173,26 @@ class Runtime:
             asked = budgets if self.settings.mode == "enforce" else tuple(map(_observed, budgets))
             known = self._forecast(name, forecast, asked, max_nanos)
             expectation = expected_amount(asked, known, max_nanos)
+        operation, attempt, keyed, flags = named(idempotency_key)
         return Call(
             name=name,
-            operation=_operation(idempotency_key),
+            operation=operation,
             attribution=merged,
             expectation=expectation,
             watches=watches(now) if scoped else (),
             started_at=now,
             deadline=deadline,
             flow=flow,
-            keyed=idempotency_key is not None,
+            keyed=keyed,
             books_unpriced=any(budget.on_unpriced == "reserve" for budget in budgets),
             enforced=self.settings.mode == "enforce",
             kept=self.settings.mode != "off",
             rewatch=watches,
             needs_store=not spent_already and _needs_store(scoped, self.settings.mode),
             degraded_from=degraded_from,
+            guards=guards,
+            attempt=attempt,
+            flags=flags,
             facts=None
             if spent_already
             else self.decisions.facts(name, flow, merged, now, context, models, question),
@@ -217,8 +227,12 @@ class Runtime:
             self.decisions.undo(effect.facts)
         elif isinstance(effect, Ask):
             return effect.function(effect.refusal)
-        else:
+        elif isinstance(effect, Release):
             self.books.release(effect.hold, effect.now)
+        elif isinstance(effect, Pause):
+            time.sleep(effect.seconds)
+        else:
+            return effect.perform()
         return None
 
     def finished(self, charge: Charge) -> None:
@@ -277,14 +291,6 @@ def _windowed(budget: Budget) -> Budget:
             "a budget without one belongs to a context"
         )
     return budget
-
-
-def _operation(key: str | None) -> str:
-    if key is None:
-        return new_operation()
-    if not isinstance(key, str) or not key.strip() or len(key) > 200 or not key.isprintable():
-        raise ConfigurationError("idempotency_key must be a printable string of 1 to 200 characters")
-    return key
 
 
 # Contexts make spans from the first on, also where no call has asked for a runtime yet.

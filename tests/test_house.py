@@ -32,6 +32,7 @@ FLOORS = {
     "generations": 2,
     "controls": 2,
     "decisions": 2,
+    "inflight": 2,
     "runtime": 2,
     "settings": 2,
     "telemetry": 2,

@@ -12,12 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .booking import Report, book
-from .effects import Ask, Book, Effect, Hold, Judge, LookUp, Release, Story, Undo, drive, drive_async
+from .effects import Ask, Book, Effect, Hold, Judge, Leave, LookUp, Release, Story, Undo, drive, drive_async
+from .errors import CircuitOpen, RateLimitExceeded
 from .exceeded import would_refuse
+from .guarding import Guards, Passage, enter, put_back, throttle
+from .operations import new_operation
 from .outcomes import BOOKINGS, Booking
 from .policy import ALLOWED, Verdict
-from .reserving import over, reserve
-from .stages import Admitted, Call, Refused, new_operation
+from .reserving import give_back, over, reserve
+from .stages import Admitted, Call, Refused
 
 if TYPE_CHECKING:
     from .context import GovernanceContext
@@ -45,7 +48,10 @@ __all__ = [
 
 
 def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Refused]:
-    """Ask the policies, then reserve in every budget. Nothing has been sent, whatever it answers."""
+    """Ask policies, rate limits, budgets and the breaker, in this order.
+
+    A refusal gives back what came before it. Nothing has been sent, whatever it answers.
+    """
     facts = call.facts
     verdict = ALLOWED
     if facts is not None:
@@ -58,18 +64,55 @@ def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Ref
             return Refused(verdict.violation, call.name, call.attribution, call.started_at)
     admitted: Admitted | Refused | None = None
     try:
-        admitted = yield from reserve(call, context, ())
-        if isinstance(admitted, Refused) and admitted.refusal is not None:
-            admitted = yield from over(call, context, admitted, admitted.refusal)
+        if call.guards is None:
+            admitted = yield from _reserved(call, context)
+        else:
+            admitted = yield from _guarded(call, context, call.guards)
     finally:
         if facts is not None and not isinstance(admitted, Admitted):
             yield Undo(facts)
     if isinstance(admitted, Refused):
-        if context is not None and admitted.refusal is not None:
+        limited = isinstance(admitted.error, RateLimitExceeded | CircuitOpen)
+        if context is not None and (limited or admitted.refusal is not None):
             context.refuse()
         return admitted
     if admitted.passed or verdict.would_refuse:
         return _observed(call, context, admitted, verdict)
+    return admitted
+
+
+def _reserved(call: Call, context: GovernanceContext | None) -> Story[Admitted | Refused]:
+    answer = yield from reserve(call, context, ())
+    if isinstance(answer, Refused) and answer.refusal is not None:
+        answer = yield from over(call, context, answer, answer.refusal)
+    return answer
+
+
+def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> Story[Admitted | Refused]:
+    """Rate limits, reservation, permit."""
+    now = call.started_at
+    taken = yield from throttle(guards.limits, call.attribution, call.flow or call.name, now, call.deadline)
+    if isinstance(taken, RateLimitExceeded):
+        return Refused(taken, call.name, call.attribution, now)
+    admitted: Admitted | Refused | None = None
+    passage: Passage | CircuitOpen | None = None
+    try:
+        admitted = yield from _reserved(call, context)
+        if isinstance(admitted, Admitted):
+            try:
+                passage = yield from enter(guards, now)
+            except BaseException:
+                reserved, admitted = admitted, None
+                yield from give_back(call, context, reserved)
+                raise
+            if isinstance(passage, CircuitOpen):
+                reserved, admitted = admitted, Refused(passage, call.name, call.attribution, now)
+                yield from give_back(call, context, reserved)
+            else:
+                admitted = replace(admitted, passage=passage)
+    finally:
+        if not isinstance(admitted, Admitted):
+            yield from put_back(taken, now)
     return admitted
 
 
@@ -93,22 +136,32 @@ def _observed(
 
 
 def finish(
-    admitted: Admitted, report: Report, prices: Prices, context: GovernanceContext | None
+    admitted: Admitted,
+    report: Report,
+    prices: Prices,
+    context: GovernanceContext | None,
+    error: BaseException | None = None,
 ) -> Story[Charge | None]:
     """Book what the attempt cost: ledger first, then the accounts, then the contexts' totals.
 
-    Returns the charge, or None where nothing was sent.
+    The breaker that let it through is told how it ended; ``error`` is what the caller sees. Returns the
+    charge, or None where nothing was sent.
     """
-    if BOOKINGS[report.outcome] is Booking.RELEASE:
-        if context is not None:
-            context.unreserve(admitted.held_here)
-        if admitted.stored:
-            yield Release(admitted.hold, report.ended_at)
-        return None
-    charge = book(admitted, report, prices)
     try:
-        yield Book(charge, admitted.stored)
+        if BOOKINGS[report.outcome] is Booking.RELEASE:
+            if context is not None:
+                context.unreserve(admitted.held_here)
+            if admitted.stored:
+                yield Release(admitted.hold, report.ended_at)
+            return None
+        charge = book(admitted, report, prices)
+        try:
+            yield Book(charge, admitted.stored)
+        finally:
+            if context is not None:
+                context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))
+        return charge
     finally:
-        if context is not None:
-            context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))
-    return charge
+        if admitted.passage is not None:
+            breaker, permit = admitted.passage
+            yield Leave(breaker, permit, report.outcome, error, report.ended_at)

@@ -6,23 +6,33 @@ has to do. What performs them is sync or async; the story is the same.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .accounts import Reserve
 from .errors import BudgetExceeded
 from .policy import Facts
 from .records import Charge
 
+if TYPE_CHECKING:
+    from .outcomes import Outcome
+    from .ports import Breaker, RateLimit
+
 __all__ = [
     "Ask",
     "Book",
     "Effect",
+    "Enter",
+    "Guarding",
     "Hold",
     "Judge",
+    "Leave",
     "LookUp",
+    "Pause",
+    "PutBack",
     "Release",
     "Story",
+    "Take",
     "Undo",
     "cut_off",
     "drive",
@@ -77,7 +87,65 @@ class LookUp(NamedTuple):
     operation: str
 
 
-Effect = Judge | Undo | Ask | Hold | Release | Book | LookUp
+class Take(NamedTuple):
+    """Effect: take a token from a rate limit. Answers a token, or :class:`RateLimitExceeded`."""
+
+    limit: RateLimit
+    attribution: Mapping[str, str]
+    flow: str
+    now: float
+
+    def perform(self) -> object:
+        return self.limit.take(self.attribution, self.flow, self.now)
+
+
+class PutBack(NamedTuple):
+    """Effect: the token was not used after all. Never raises."""
+
+    limit: RateLimit
+    token: object
+    now: float
+
+    def perform(self) -> object:
+        self.limit.put_back(self.token, self.now)
+        return None
+
+
+class Pause(NamedTuple):
+    """Effect: wait."""
+
+    seconds: float
+
+
+class Enter(NamedTuple):
+    """Effect: ask a breaker for a permit. Answers one, or :class:`CircuitOpen`."""
+
+    breaker: Breaker
+    target: str
+    now: float
+
+    def perform(self) -> object:
+        return self.breaker.enter(self.target, self.now)
+
+
+class Leave(NamedTuple):
+    """Effect: tell a breaker how the call ended that it let through. Never raises."""
+
+    breaker: Breaker
+    permit: object
+    outcome: Outcome
+    error: BaseException | None
+    now: float
+
+    def perform(self) -> object:
+        self.breaker.leave(self.permit, self.outcome, self.error, self.now)
+        return None
+
+
+Guarding = Take | PutBack | Enter | Leave
+"""Effects that the guard they carry performs itself."""
+
+Effect = Judge | Undo | Ask | Hold | Release | Book | LookUp | Pause | Guarding
 E = TypeVar("E")
 T = TypeVar("T")
 Story = Generator[Effect, object, T]

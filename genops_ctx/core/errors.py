@@ -10,6 +10,9 @@
     │   ├── BudgetExceeded              a limit would be passed
     │   ├── PolicyViolation             a policy does not allow the call
     │   ├── PriceUnknown                no price is known, and the budget says "block"
+    │   ├── RateLimitExceeded           a rate limit has no token left; ``retry_after`` in seconds
+    │   ├── CircuitOpen                 a breaker lets nothing through; ``retry_after`` in seconds
+    │   ├── ShuttingDown                the program is ending
     │   ├── OperationInProgress         the same idempotency key is being sent right now
     │   ├── AlreadyCompleted            the same idempotency key was completed before
     │   └── StoreUnavailable            the budget store does not answer, and the budget says "block"
@@ -36,6 +39,7 @@ __all__ = [
     "AlreadyCompleted",
     "BudgetExceeded",
     "CallRefused",
+    "CircuitOpen",
     "ConfigurationError",
     "GovernanceError",
     "GovernanceWarning",
@@ -43,6 +47,8 @@ __all__ = [
     "OperationInProgress",
     "PolicyViolation",
     "PriceUnknown",
+    "RateLimitExceeded",
+    "ShuttingDown",
     "StoreDataLost",
     "StoreError",
     "StoreUnavailable",
@@ -193,6 +199,62 @@ class PolicyViolation(CallRefused):
 
 class PriceUnknown(CallRefused):
     """No price is known for a model of this flow and the budget says ``on_unpriced="block"``."""
+
+
+class RateLimitExceeded(CallRefused):
+    """A rate limit has no token left.
+
+    Attributes:
+        limit: name of the limit.
+        scope: whose tokens they are, for people (``user_id=ana``).
+        retry_after: seconds until there is one.
+    """
+
+    def __init__(self, limit: str, scope: str, retry_after: float) -> None:
+        self.limit = limit
+        self.scope = scope
+        self.retry_after = retry_after
+        super().__init__(limit, scope, retry_after)
+
+    def __str__(self) -> str:
+        whose = f" for {self.scope}" if self.scope else ""
+        return (
+            f"rate limit {self.limit!r}{whose} refused the call before it was sent: try again in "
+            f"{self.retry_after:.3g} s, or let calls wait with max_wait="
+        )
+
+
+class CircuitOpen(CallRefused):
+    """A circuit breaker lets nothing through, because what it watches has been failing.
+
+    Attributes:
+        breaker: name of the breaker.
+        target: what it watches, for people.
+        state: ``open``, or ``half_open`` while others are trying whether it works again.
+        retry_after: seconds until it may let a call through.
+    """
+
+    def __init__(self, breaker: str, target: str, state: str, retry_after: float) -> None:
+        self.breaker = breaker
+        self.target = target
+        self.state = state
+        self.retry_after = retry_after
+        super().__init__(breaker, target, state, retry_after)
+
+    def __str__(self) -> str:
+        why = (
+            "it has been failing"
+            if self.state == "open"
+            else "it has been failing, and other calls are trying whether it works again"
+        )
+        return (
+            f"circuit breaker {self.breaker!r} is {self.state} and refused the call of {self.target} before "
+            f"it was sent: {why}. Try again in {self.retry_after:.3g} s, or give a fallback"
+        )
+
+
+class ShuttingDown(CallRefused):
+    """The program is ending and takes on no more calls (see :mod:`genops_ctx.resilience.shutdown`)."""
 
 
 class StoreError(GovernanceError):

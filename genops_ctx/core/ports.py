@@ -10,9 +10,22 @@ if TYPE_CHECKING:
 
     from .accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
     from .context import GovernanceContext
+    from .outcomes import Outcome
     from .records import Charge, Usage
 
-__all__ = ["AccountStore", "AuditEvent", "Clock", "Held", "Ledger", "Lost", "Observer", "Prices", "Quote"]
+__all__ = [
+    "AccountStore",
+    "AuditEvent",
+    "Breaker",
+    "Clock",
+    "Held",
+    "Ledger",
+    "Lost",
+    "Observer",
+    "Prices",
+    "Quote",
+    "RateLimit",
+]
 
 
 class Clock(Protocol):
@@ -120,6 +133,35 @@ class AccountStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class RateLimit(Protocol):
+    """How often something may be called, as the story of a call sees it. Tokens mean nothing to others."""
+
+    @property
+    def max_wait(self) -> float:
+        """Seconds that a call may wait for its token; 0 where it is refused at once."""
+        ...
+
+    def take(self, attribution: Mapping[str, str], flow: str, now: float) -> object:
+        """A token, or the :class:`~genops_ctx.core.errors.RateLimitExceeded` that says when there is one."""
+        ...
+
+    def put_back(self, token: object, now: float) -> None:
+        """The call was not made. Never raises."""
+        ...
+
+
+class Breaker(Protocol):
+    """A circuit breaker as the story of a call sees it. Permits mean nothing to others."""
+
+    def enter(self, target: str, now: float) -> object:
+        """A permit for one call, or the :class:`~genops_ctx.core.errors.CircuitOpen` that says when."""
+        ...
+
+    def leave(self, permit: object, outcome: Outcome, error: BaseException | None, now: float) -> None:
+        """How the call ended. Never raises."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

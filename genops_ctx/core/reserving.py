@@ -119,7 +119,7 @@ def reserve(
     expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
-    attempt = 1
+    attempt = call.attempt
     if call.keyed:
         # Before anything is reserved: what was paid for already is told so, also where nothing is left
         # to pay for it again. And the ledger remembers for longer than the store, whose attempts may
@@ -129,7 +129,7 @@ def reserve(
         if any(charge.outcome == Outcome.COMPLETED for charge in before):
             completed = AlreadyCompleted(call.operation, before)
             return Refused(completed, call.name, call.attribution, call.started_at)
-        attempt += max((charge.attempt for charge in before), default=0)
+        attempt = max((charge.attempt + 1 for charge in before), default=attempt)
     if context is not None:
         here = context.reserve(Reserve("", amount, softened(context.watches), expires_at, at_most, free))
         if isinstance(here, Refusal):
@@ -137,7 +137,9 @@ def reserve(
         amount = held_here = here.reserved
         passed = tuple([watch.budget for watch in here.passed])
     stored = bool(call.watches) or call.keyed
-    flags: tuple[str, ...] = (f"degraded_from:{call.degraded_from}",) if call.degraded_from else ()
+    flags = call.flags
+    if call.degraded_from:
+        flags += (f"degraded_from:{call.degraded_from}",)
     if stored:
         answer: object = None
         wish = Reserve(

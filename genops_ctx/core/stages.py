@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
     from .accounts import Refusal, Watch
     from .admission import Expectation
     from .errors import CallRefused
+    from .guarding import Guards, Passage
     from .policy import Facts
 
-__all__ = ["Admitted", "Call", "Refused", "new_operation"]
+__all__ = ["Admitted", "Call", "Refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ class Call:
     """the flow that it runs instead of: budgets that degrade do not refuse it"""
     facts: Facts | None = None
     """what the policies look at; None where there are none"""
+    guards: Guards | None = None
+    """its rate limits and its breaker"""
+    attempt: int = 1
+    """which one of its operation this is; of a keyed one, the earliest that it can be"""
+    flags: tuple[str, ...] = ()
+    """of its charge"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Admitted:
     passed: tuple[str, ...] = ()
     """budgets that only warn and are passed by it"""
     flags: tuple[str, ...] = ()
+    passage: Passage | None = None
+    """its breaker's permit"""
 
     @property
     def hold(self) -> str:
@@ -92,8 +100,3 @@ class Refused:
     at: float
     refusal: Refusal | None = None
     """the limit that refused, where one did"""
-
-
-def new_operation() -> str:
-    """A key that no other operation has."""
-    return os.urandom(12).hex()

@@ -1,0 +1,58 @@
+"""Calls in flight: counted from admission to booking, so that a program that ends can wait for them."""
+
+from __future__ import annotations
+
+import threading
+
+from .core.errors import ShuttingDown
+
+__all__ = ["InFlight"]
+
+
+class InFlight:
+    """How many calls are between admission and their end; closed, it lets no more begin."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._count = 0
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def enter(self, *, made_already: bool = False) -> None:
+        """A call begins. Raises :class:`ShuttingDown` once closed, but not for what was paid already."""
+        with self._changed:
+            if self._closed and not made_already:
+                raise ShuttingDown(
+                    "the program is shutting down, so the call was refused before it was sent; send it "
+                    "to another worker, or after the restart"
+                )
+            self._count += 1
+
+    def leave(self) -> None:
+        """A call has ended, or was refused."""
+        with self._changed:
+            self._count -= 1
+            if self._count <= 0:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let no more calls begin."""
+        with self._changed:
+            self._closed = True
+
+    def reopen(self) -> None:
+        """Let calls begin again."""
+        with self._changed:
+            self._closed = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until none is in flight; False where some are after ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._count <= 0, timeout)
