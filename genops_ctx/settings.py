@@ -19,9 +19,10 @@ CONFIG_NAME = "genops.toml"
 """Read from the working directory unless ``GENOPS_CONFIG`` names another file."""
 
 DEFAULT = "default://"
-LEDGERS = ("memory", "sqlite", "default")
+_HERE = ("memory", "sqlite", "default")
+LEDGERS = (*_HERE, "postgresql", "postgres")
 STORES = (
-    *LEDGERS,
+    *_HERE,
     "redis",
     "rediss",
     "unix",
@@ -48,10 +49,10 @@ class Settings:
     pricing_tier: str = "self_hosted"
     metering: str = "auto"
     mode: str = "enforce"
-    store: str = "memory://"
+    store: str = field(default="memory://", repr=False)
     """URL of the shared accounts; where settings are loaded and say nothing, ``default://``: the user's
-    own file"""
-    ledger: str = "memory://"
+    own file. It may hold a password, so it is not shown"""
+    ledger: str = field(default="memory://", repr=False)
     """URL of the charges; likewise"""
     attribution: Attribution = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()

@@ -17,8 +17,10 @@ def open_ledger(url: str) -> Ledger:
 
     ``memory://``; ``sqlite:////var/lib/genops/ledger.sqlite3`` (four slashes: an absolute path; three:
     one relative to the working directory, or ``~``); ``sqlite:///…?synchronous=FULL`` survives a power
-    cut too; ``default://`` is a file in the user's state directory. Raises
-    :class:`ConfigurationError` for anything else, without repeating more than the scheme.
+    cut too; ``default://`` is a file in the user's state directory; ``postgresql://user@host/database``
+    (extra ``postgres``) is shared by several machines, its password from the URL, ``PGPASSWORD`` or
+    ``~/.pgpass``. Raises :class:`ConfigurationError` for anything else, without repeating more than the
+    scheme.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "memory" and not rest:
@@ -31,9 +33,14 @@ def open_ledger(url: str) -> Ledger:
         return DefaultLedger()
     if separator and scheme == "sqlite":
         return _open_sqlite(rest)
+    if separator and scheme in ("postgresql", "postgres"):
+        from .postgres import PostgresLedger
+
+        return PostgresLedger(url)
     shown = scheme[:20] if separator and scheme.isalnum() else "…"
     raise ConfigurationError(
-        f"a ledger cannot be opened at {shown}://…; it takes memory://, default:// or sqlite:////path"
+        f"a ledger cannot be opened at {shown}://…; it takes memory://, default://, "
+        "sqlite:////path or postgresql://user@host:5432/database"
     )
 
 

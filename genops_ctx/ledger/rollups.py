@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.attribution import UNALLOCATED
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
     from ..core.records import Charge, Line
     from ..database import Database
 
-__all__ = ["NOT_ROLLED", "roll_up", "totals"]
+__all__ = [
+    "NOT_ROLLED",
+    "Group",
+    "Series",
+    "group_by",
+    "groups",
+    "reader",
+    "roll_up",
+    "sums_by_series",
+    "totals",
+]
 
 NOT_ROLLED = frozenset({"session_id", "user_id"})
 """Attribution that has nearly as many values as there are charges: sums by it are read from the lines."""
@@ -49,16 +60,8 @@ def roll_up(
     connection: sqlite3.Connection, seq: int, charge: Charge, known: MutableMapping[Series, int]
 ) -> None:
     """Add a new charge to the sums. ``known`` remembers the numbers of series while they are valid."""
-    attribution = attribution_text(
-        tuple([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
-    )
     day = day_of(charge.started_at)
-    sums: dict[Series, Sums] = {}
-    for position, line in enumerate(charge.lines or (None,)):
-        key: Series = (attribution, charge.name, charge.flow, *_series_of(line))
-        added = sums_of(charge, line, position == 0)
-        sums[key] = add(sums[key], added) if key in sums else added
-    for key, (nanos, *counts) in sums.items():
+    for key, (nanos, *counts) in sums_by_series(charge).items():
         series = known.get(key)
         if series is None:
             series = _find(connection, key)
@@ -71,6 +74,19 @@ def roll_up(
                 known[key] = series
         whole, rest = divmod(nanos, NANOS_PER_DOLLAR)
         connection.execute(_BOOK, (day, series, whole, rest, *counts, seq, seq))
+
+
+def sums_by_series(charge: Charge) -> dict[Series, Sums]:
+    """What a charge adds to each series: attribution, flow, flow's id, provider, model, source, exactness."""
+    attribution = attribution_text(
+        tuple([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
+    )
+    sums: dict[Series, Sums] = {}
+    for position, line in enumerate(charge.lines or (None,)):
+        key: Series = (attribution, charge.name, charge.flow, *_series_of(line))
+        added = sums_of(charge, line, position == 0)
+        sums[key] = add(sums[key], added) if key in sums else added
+    return sums
 
 
 def _series_of(line: Line | None) -> tuple[str, str, str, str]:
@@ -100,28 +116,35 @@ def totals(database: Database, query: Query) -> tuple[Total, ...]:
         return query.answer(())
     # One view, so that nothing booked meanwhile is counted twice or not at all.
     with database.view() as connection:
-        return query.answer(_groups(connection, query))
+        from_lines = partial(_from_lines, connection, query)
+        from_rollups = partial(_from_rollups, connection, query)
+        return query.answer(groups(query, from_lines, from_rollups))
 
 
 Group = tuple[Callable[[str], str], Sums]
 
 
-def _groups(connection: sqlite3.Connection, query: Query) -> Iterator[Group]:
+def groups(
+    query: Query,
+    from_lines: Callable[[float | None, float | None], Iterator[Group]],
+    from_rollups: Callable[[int | None, int | None], Iterator[Group]],
+) -> Iterator[Group]:
+    """The groups of a query: from rollups for its whole days ``[first, after)``, from lines for the rest."""
     since, until = query.since, query.until
     if not NOT_ROLLED.isdisjoint(query.names):
-        yield from _from_lines(connection, query, since, until)
+        yield from from_lines(since, until)
         return
     # The first whole day, and the day after the last one.
     first = None if since is None else day_of(since) + (since % DAY_SECONDS != 0)
     after = None if until is None else day_of(until)
     if first is not None and after is not None and first > after:  # both ends in one day
-        yield from _from_lines(connection, query, since, until)
+        yield from from_lines(since, until)
         return
     if first is not None and since != first * DAY_SECONDS:
-        yield from _from_lines(connection, query, since, first * DAY_SECONDS)
-    yield from _from_rollups(connection, query, first, after)
+        yield from from_lines(since, first * DAY_SECONDS)
+    yield from from_rollups(first, after)
     if after is not None and until != after * DAY_SECONDS:
-        yield from _from_lines(connection, query, after * DAY_SECONDS, until)
+        yield from from_lines(after * DAY_SECONDS, until)
 
 
 _SUM_COLUMNS = ", ".join(f"sum({column}) AS {column}" for column in _SUMMED.split(", "))
@@ -141,7 +164,7 @@ def _from_rollups(
         condition = ""
     rows = connection.execute(
         f"SELECT {''.join(f'{column}, ' for column in columns)}{_SUM_COLUMNS} "
-        f"FROM {rollups} JOIN series ON series.id = series {condition} {_group_by(columns)}",
+        f"FROM {rollups} JOIN series ON series.id = series {condition} {group_by(columns)}",
         (_LEAST if first is None else first, _MOST if after is None else after),
     )
     for row in rows:
@@ -150,10 +173,10 @@ def _from_rollups(
         if owned:
             values = {**json.loads(values.pop("attribution")), **values}
         if counts[0] is not None:  # a sum over nothing at all
-            yield _reader(values), (whole * NANOS_PER_DOLLAR + nanos, *counts)
+            yield reader(values), (whole * NANOS_PER_DOLLAR + nanos, *counts)
 
 
-def _group_by(columns: Sequence[str]) -> str:
+def group_by(columns: Sequence[str]) -> str:
     return f"GROUP BY {', '.join(str(1 + number) for number in range(len(columns)))}" if columns else ""
 
 
@@ -172,21 +195,21 @@ def _from_lines(
     rows = connection.execute(
         f"SELECT {''.join(f'{column}, ' for column in columns)}{_SUMS_OF_LINES} "
         "FROM charges LEFT JOIN lines ON lines.charge = charges.seq "
-        f"WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? {_group_by(columns)}",
+        f"WHERE seq BETWEEN ? AND ? AND started_at >= ? AND started_at < ? {group_by(columns)}",
         (*paths, first, last, _EVER if since is None else since, _FOREVER if until is None else until),
     )
     for row in rows:
         values = dict(zip(query.names, map(_text_or_day, row), strict=False))
         whole, rest, *counts = row[len(values) :]
         if counts[0] is not None:
-            yield _reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
+            yield reader(values), (whole * NANOS_PER_DOLLAR + rest, *counts)
 
 
 def _text_or_day(value: str | bytes | int) -> str:
     return day_name(value) if isinstance(value, int) else text(value)
 
 
-def _reader(values: Mapping[str, str]) -> Callable[[str], str]:
+def reader(values: Mapping[str, str]) -> Callable[[str], str]:
     return lambda name: values.get(name) or UNALLOCATED
 
 

@@ -55,7 +55,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://ada:secret@db/costs",
+        "mysql://ada:secret@db/costs",
         "secret",
         "sqlite:secret.db",
         "sqlite://secret",

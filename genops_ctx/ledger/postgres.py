@@ -1,0 +1,221 @@
+# ruff: noqa: S608 (the statements are put together of this package's own names)
+"""``postgresql://user@host:5432/database``: one ledger for the processes of any number of machines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..core.ports import AuditEvent
+from ..core.records import Charge
+from .postgres_connection import ANSWER_SECONDS, PostgresConnections
+from .postgres_rollups import SUMMED, totals
+from .postgres_schema import MIGRATIONS, SHARDS, plain, storable
+from .rollups import Series, sums_by_series
+from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charge_row, charges_of, line_rows
+from .totals import Total, day_of, parse_query
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    Rows = Connection[tuple[Any, ...]]
+
+__all__ = ["PostgresLedger"]
+
+PAGE = 500
+"""Charges read at a time."""
+
+KEPT_SERIES = 10_000
+
+REPORT_SECONDS = 60
+"""How long a report may take that has to look at every line."""
+
+_LINE_TYPES = ("int", "text", "bigint", *("text",) * 9, *("bigint",) * 8)
+"""Of the columns of a line after its charge."""
+_SUM_TYPES = ("bigint", "numeric", *("bigint",) * 3, *("numeric",) * 4)
+"""Of a series and its sums."""
+
+_SUM_NAMES = ", ".join(f"sums.{column}" for column in SUMMED.split(", "))
+_ADDED = ", ".join(f"{column} = rollups.{column} + excluded.{column}" for column in SUMMED.split(", "))
+# '$' is what follows '#': between the two are the ids that begin with "operation#".
+_OF_OPERATION = (
+    f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq IN ("
+    "SELECT seq FROM charges WHERE id >= %s AND id < %s AND operation = %s UNION "
+    "SELECT seq FROM charges WHERE operation = %s AND id <> operation || '#' || attempt) ORDER BY seq"
+)
+_ADD_SERIES = (
+    "INSERT INTO series (key, attribution, flow, flow_id, provider, model, source, exactness) "
+    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING RETURNING id"
+)
+
+
+class PostgresLedger:
+    """A :class:`~genops_ctx.core.ports.Ledger` in a PostgreSQL database, in the schema ``genops``.
+
+    Every charge, with its lines and the sums of the reports, is one statement that commits at once
+    and whole. Raises :class:`~genops_ctx.core.errors.StoreError` where the server does not answer
+    within ``answer_seconds`` (a report: 60 seconds), and
+    :class:`~genops_ctx.core.errors.ConfigurationError` for an address that is none and for tables that a
+    newer version made.
+    """
+
+    def __init__(self, url: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._server = PostgresConnections(url, MIGRATIONS, answer_seconds=answer_seconds)
+        self._series: dict[Series, int] = {}
+
+    def append(self, charge: Charge, *, settled: bool = True) -> bool:
+        """Book a charge; True where it is new."""
+        return self._server.run(lambda connection: self._append(connection, charge, settled))
+
+    def _append(self, connection: Rows, charge: Charge, settled: bool) -> bool:
+        parameters: list[Any] = [storable(value) for value in charge_row(charge)]
+        lines = [tuple(map(storable, row[1:])) for row in line_rows(0, charge)]
+        sums = sorted(
+            (self._number(connection, key), *amounts) for key, amounts in sums_by_series(charge).items()
+        )
+        steps = [
+            f"booked AS (INSERT INTO charges ({CHARGE_COLUMNS}) VALUES ({_places(len(parameters))}) "
+            "ON CONFLICT (id) DO NOTHING RETURNING seq)"
+        ]
+        if lines:
+            steps.append(
+                f"lined AS (INSERT INTO lines ({LINE_COLUMNS}) "
+                f"SELECT seq, line.* FROM booked, (VALUES {_rows_of(_LINE_TYPES, len(lines))}) AS line)"
+            )
+            parameters += [value for row in lines for value in row]
+        if not settled:
+            steps.append("waiting AS (INSERT INTO outbox SELECT seq FROM booked)")
+        # In the order of series, so that two charges never wait for one another's rows.
+        steps.append(
+            f"summed AS (INSERT INTO rollups (day, series, shard, {SUMMED}) "
+            f"SELECT %s::bigint, sums.id, pg_backend_pid() %% {SHARDS}, {_SUM_NAMES} FROM booked, "
+            f"(VALUES {_rows_of(_SUM_TYPES, len(sums))}) AS sums (id, {SUMMED}) ORDER BY sums.id "
+            f"ON CONFLICT (day, series, shard) DO UPDATE SET {_ADDED})"
+        )
+        parameters.append(day_of(charge.started_at))
+        parameters += [value for row in sums for value in row]
+        statement = f"WITH {', '.join(steps)} SELECT seq FROM booked"
+        return connection.execute(statement, parameters).fetchone() is not None
+
+    def _number(self, connection: Rows, key: Series) -> int:
+        """Of a series, which is made where it is new: one without charges sums to nothing."""
+        number = self._series.get(key)
+        if number is None:
+            kept = tuple(map(storable, key))
+            name = hashlib.sha256("\x00".join(map(repr, kept)).encode()).digest()
+            row = None
+            while row is None:
+                row = connection.execute("SELECT id FROM series WHERE key = %s", (name,)).fetchone()
+                row = row or connection.execute(_ADD_SERIES, (name, *kept)).fetchone()
+            number = int(row[0])
+            if len(self._series) >= KEPT_SERIES:
+                self._series.clear()
+            self._series[key] = number
+        return number
+
+    def mark_settled(self, charge_ids: Sequence[str]) -> None:
+        """The accounts have these charges."""
+        ids = [storable(charge_id) for charge_id in charge_ids]
+        self._server.run(
+            lambda connection: connection.execute(
+                "DELETE FROM outbox USING charges WHERE charge = seq AND id = ANY(%s)", (ids,)
+            )
+        )
+
+    def unsettled(self, limit: int = 100) -> Sequence[Charge]:
+        """The charges that the accounts do not have yet, oldest first."""
+        return self._read(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM outbox JOIN charges ON seq = charge ORDER BY seq LIMIT %s",
+            (limit,),
+        )
+
+    def charges(self, operation: str | None = None) -> Iterable[Charge]:
+        """In the order they were booked, read page by page; of one operation where given."""
+        if operation is None:
+            return self._pages()
+        first, after, name = storable(f"{operation}#"), storable(f"{operation}$"), storable(operation)
+        return self._read(_OF_OPERATION, (first, after, name, name))
+
+    def totals(
+        self,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+        by: Collection[str] = (),
+        where: Mapping[str, str | Collection[str]] | None = None,
+    ) -> tuple[Total, ...]:
+        """Sums over the charges that started in [``since``, ``until``), the dearest group first.
+
+        Grouped ``by`` and restricted to the values in ``where`` (:mod:`genops_ctx.ledger.totals`). A
+        range of whole days (UTC) costs as much as it has days and series, not charges; session_id
+        and user_id are counted line by line.
+        """
+        query = parse_query(since, until, by, where)
+        return self._server.run(lambda connection: totals(connection, query, REPORT_SECONDS), REPORT_SECONDS)
+
+    def audit(self, event: AuditEvent) -> None:
+        row = (event.at, event.action, event.subject, event.actor, event.reason, event.nanos, event.until)
+        self._server.run(
+            lambda connection: connection.execute(
+                "INSERT INTO audits (at, action, subject, actor, reason, nanos, until) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                tuple(map(storable, row)),
+            ),
+            again=False,
+        )
+
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
+        """In the order they were recorded; of one action where given."""
+        rows = self._rows(
+            "SELECT at, action, subject, actor, reason, nanos, until FROM audits "
+            "WHERE %s::text IS NULL OR action = %s ORDER BY seq",
+            (action, action),
+        )
+        return tuple(AuditEvent(*row) for row in rows)
+
+    def close(self) -> None:
+        """Close the connections; a later use opens them again."""
+        self._server.close()
+
+    def _pages(self) -> Iterator[Charge]:
+        last, missing = 0, list[int]()
+        while rows := self._rows(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq > %s ORDER BY seq LIMIT {PAGE}", (last,)
+        ):
+            numbers = {row[0] for row in rows}
+            missing += [number for number in range(last + 1, rows[-1][0]) if number not in numbers]
+            yield from self._with_lines(rows)
+            last = rows[-1][0]
+        # A number is taken before its charge is there for others to see: some may have come meanwhile.
+        for first in range(0, len(missing), PAGE):
+            yield from self._read(
+                f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq = ANY(%s) ORDER BY seq",
+                (missing[first : first + PAGE],),
+            )
+
+    def _read(self, statement: str, parameters: Sequence[object]) -> tuple[Charge, ...]:
+        """The charges of a query for few of them."""
+        return tuple(self._with_lines(self._rows(statement, parameters)))
+
+    def _with_lines(self, rows: list[tuple[Any, ...]]) -> Iterator[Charge]:
+        if not rows:
+            return iter(())
+        lines = self._rows(
+            f"SELECT {LINE_COLUMNS} FROM lines WHERE charge = ANY(%s) ORDER BY charge, position",
+            ([row[0] for row in rows],),
+        )
+        return charges_of(rows, lines)
+
+    def _rows(self, statement: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        found = self._server.run(lambda connection: connection.execute(statement, parameters).fetchall())
+        return [tuple(map(plain, row)) for row in found]
+
+
+def _places(count: int) -> str:
+    return ", ".join(("%s",) * count)
+
+
+def _rows_of(types: Sequence[str], count: int) -> str:
+    row = f"({', '.join(f'%s::{name}' for name in types)})"
+    return ", ".join((row,) * count)
