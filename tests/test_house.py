@@ -43,6 +43,7 @@ FLOORS = {
     "decorator": 4,
     "metered": 4,
     "providers": 4,
+    "receivers": 4,
     "instrument": 4,
     "__init__": 4,
     # 5: applications

@@ -1,0 +1,1 @@
+"""What listens: receivers of usage that others report, and the model proxy. Servers, off until started."""
