@@ -102,7 +102,7 @@ class Books:
                 self._correct(charge)
             elif settles and together is None:
                 self._settle(charge, charge.nanos)
-                self.ledger.mark_settled([charge.id])
+                self._mark_settled([charge])
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
             if fresh is False:  # nothing in the ledger says that there is something to correct
@@ -129,6 +129,13 @@ class Books:
         completed = charge.outcome == Outcome.COMPLETED
         self.store.settle(hold, actual, charge.accounts, charge.ended_at, completed)
 
+    def _mark_settled(self, charges: Sequence[Charge]) -> None:
+        told = None
+        if charges:
+            newest = charges[-1]
+            told = self._generations.told(newest.adjustment_of or newest.id, newest.ended_at)
+        self.ledger.mark_settled([charge.id for charge in charges], told)
+
     def _release(self, hold: str, now: float) -> None:
         self.store.release(hold, now)
         lost = self._lost(hold, hold.rpartition("#")[0])
@@ -145,7 +152,7 @@ class Books:
         adjustment = _adjusted(charge, lost, charge.ended_at)
         if self.ledger.append(adjustment, settled=False) is not False:
             self._settle(adjustment, charge.nanos)
-            self.ledger.mark_settled([adjustment.id])
+            self._mark_settled([adjustment])
 
     def _keep_apart(self, charge: Charge) -> None:
         """Another call took the same name, in a process with a store of its own: both were paid."""
@@ -241,9 +248,9 @@ class Books:
                         log.exception("a charge of %s cannot be settled", charge.name)
                         failed.add(charge.id)
                     else:
-                        settled.append(charge.id)
+                        settled.append(charge)
             finally:
-                self.ledger.mark_settled(settled)
+                self._mark_settled(settled)
 
     def _time_is_up(self) -> bool:
         return time.monotonic() > self._until

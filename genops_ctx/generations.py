@@ -1,7 +1,8 @@
 """Which data of a shared store this ledger was booked in: a store that begins anew is then no new store.
 
-Clients notice that a Redis was emptied while they run. Where all of them end with it, only the ledger
-knows that there was something: it has the generation of the data as an audit record, ``store``.
+Clients notice that a Redis was emptied or set back while they run. Where all of them end with it, only
+the ledger knows what there was: the generation of the data, as an audit record ``store``, and one end
+that the data was told (:class:`~genops_ctx.core.ports.Witness`), so that an earlier state is seen too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .core.ports import AuditEvent
+from .core.ports import AuditEvent, Witness
 
 if TYPE_CHECKING:
     from .core.ports import AccountStore, Ledger
@@ -30,7 +31,7 @@ class _Generated(Protocol):
     @property
     def place(self) -> str: ...
 
-    def expect(self, generation: str) -> None: ...
+    def expect(self, generation: str, told: tuple[str, float] | None = None) -> None: ...
 
 
 class Generations:
@@ -41,20 +42,30 @@ class Generations:
         self._ledger = ledger
         self._known: str | None = None
         self._asked = False
+        self._place = ""
 
     def expect(self) -> None:
         """Before the store is first asked: tell it which data must be there."""
         if self._asked or self._store is None:
             return
         self._asked = True
+        self._place = self._store.place
+        told = None
         try:
             for event in self._ledger.audits(ACTION):
-                if event.subject == self._store.place:
+                if event.subject == self._place:
                     self._known = event.reason
+            witness = self._ledger.witness(self._place)
+            if witness is not None:
+                told = (witness.hold, witness.at)
         except Exception as error:
             log.warning("the ledger does not say which data of the store it knows (%s)", error)
         if self._known is not None:
-            self._store.expect(self._known)
+            self._store.expect(self._known, told)
+
+    def told(self, hold: str, at: float) -> Witness | None:
+        """For the ledger: the store was told the end of a reservation then (epoch seconds)."""
+        return None if self._store is None else Witness(self._place, hold, at)
 
     def note(self, now: float) -> None:
         """After the store has answered: write down which data is there, where that is new."""
@@ -62,6 +73,6 @@ class Generations:
             return
         self._known = self._store.generation
         try:
-            self._ledger.audit(AuditEvent(now, ACTION, self._store.place, reason=self._known or ""))
+            self._ledger.audit(AuditEvent(now, ACTION, self._place, reason=self._known or ""))
         except Exception as error:
             log.warning("the ledger cannot note which data of the store it knows (%s)", error)

@@ -25,6 +25,7 @@ __all__ = [
     "Prices",
     "Quote",
     "RateLimit",
+    "Witness",
 ]
 
 
@@ -180,6 +181,18 @@ class AuditEvent:
     until: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """An end that a store was told, by which data older than that is known."""
+
+    store: str
+    """which data of which server, as the store calls its place"""
+    hold: str
+    """the reservation that was settled"""
+    at: float
+    """epoch seconds"""
+
+
 class Ledger(Protocol):
     """Where charges are kept: append-only. Appending the same charge id again changes nothing."""
 
@@ -190,7 +203,13 @@ class Ledger(Protocol):
         """
         ...
 
-    def mark_settled(self, charge_ids: Sequence[str]) -> None: ...
+    def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
+        """The accounts have these charges; ``witness`` takes the place of the store's earlier one."""
+        ...
+
+    def witness(self, store: str) -> Witness | None:
+        """The newest end that a store was told by those who write this ledger."""
+        ...
 
     def unsettled(self, limit: int = 100) -> Sequence[Charge]: ...
 

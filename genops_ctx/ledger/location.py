@@ -16,7 +16,7 @@ from .memory import MemoryLedger
 from .sqlite import SQLiteLedger
 
 if TYPE_CHECKING:
-    from ..core.ports import AccountStore, AuditEvent
+    from ..core.ports import AccountStore, AuditEvent, Witness
     from ..core.records import Charge
     from .totals import Total
 
@@ -81,8 +81,11 @@ class DefaultLedger:
     def append(self, charge: Charge, *, settled: bool = True) -> bool:
         return self._writable().append(charge, settled=settled)
 
-    def mark_settled(self, charge_ids: Sequence[str]) -> None:
-        self._ledger.mark_settled(charge_ids)
+    def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
+        self._ledger.mark_settled(charge_ids, witness)
+
+    def witness(self, store: str) -> Witness | None:
+        return self._ledger.witness(store)
 
     def unsettled(self, limit: int = 100) -> Sequence[Charge]:
         return self._ledger.unsettled(limit)

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
-from ..core.ports import AuditEvent
+from ..core.ports import AuditEvent, Witness
 from ..core.records import Charge
 from .totals import Total, parse_query, scan
 
@@ -26,6 +26,7 @@ class MemoryLedger:
         self._of_operation: dict[str, list[Charge]] = {}
         self._unsettled: dict[str, Charge] = {}
         self._audits: deque[AuditEvent] = deque(maxlen=kept)
+        self._witnesses: dict[str, Witness] = {}
         self.dropped = 0
         """charges that were pushed out by later ones"""
 
@@ -67,10 +68,15 @@ class MemoryLedger:
         """Sums over the charges it still holds that started in [``since``, ``until``), dearest first."""
         return scan(self.charges(), parse_query(since, until, by, where))
 
-    def mark_settled(self, charge_ids: Sequence[str]) -> None:
+    def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
         with self._lock:
             for charge_id in charge_ids:
                 self._unsettled.pop(charge_id, None)
+            if witness is not None:
+                self._witnesses[witness.store] = witness
+
+    def witness(self, store: str) -> Witness | None:
+        return self._witnesses.get(store)
 
     def unsettled(self, limit: int = 100) -> Sequence[Charge]:
         with self._lock:

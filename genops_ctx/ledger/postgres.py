@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..core.ports import AuditEvent
+from ..core.ports import AuditEvent, Witness
 from ..core.records import Charge
 from .postgres_connection import ANSWER_SECONDS, PostgresConnections
 from .postgres_rollups import SUMMED, totals
@@ -48,6 +48,11 @@ _OF_OPERATION = (
 _ADD_SERIES = (
     "INSERT INTO series (key, attribution, flow, flow_id, provider, model, source, exactness) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING RETURNING id"
+)
+_WITNESS = (
+    "INSERT INTO witnesses (store, hold, at, shard) "
+    f"VALUES (%s, %s, %s, pg_backend_pid() %% {SHARDS}) "
+    "ON CONFLICT (store, shard) DO UPDATE SET hold = excluded.hold, at = excluded.at"
 )
 
 
@@ -115,14 +120,22 @@ class PostgresLedger:
             self._series[key] = number
         return number
 
-    def mark_settled(self, charge_ids: Sequence[str]) -> None:
-        """The accounts have these charges."""
-        ids = [storable(charge_id) for charge_id in charge_ids]
-        self._server.run(
-            lambda connection: connection.execute(
-                "DELETE FROM outbox USING charges WHERE charge = seq AND id = ANY(%s)", (ids,)
-            )
+    def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
+        """The accounts have these charges; ``witness`` is the newest end that their store was told."""
+        statement = "DELETE FROM outbox USING charges WHERE charge = seq AND id = ANY(%s)"
+        parameters: list[Any] = [[storable(charge_id) for charge_id in charge_ids]]
+        if witness is not None:
+            statement = f"WITH settled AS ({statement}) {_WITNESS}"
+            parameters += [storable(witness.store), storable(witness.hold), witness.at]
+        self._server.run(lambda connection: connection.execute(statement, parameters))
+
+    def witness(self, store: str) -> Witness | None:
+        """The newest end that a store was told by those who write this ledger."""
+        rows = self._rows(
+            "SELECT store, hold, at FROM witnesses WHERE store = %s ORDER BY at DESC LIMIT 1",
+            (storable(store),),
         )
+        return Witness(*rows[0]) if rows else None
 
     def unsettled(self, limit: int = 100) -> Sequence[Charge]:
         """The charges that the accounts do not have yet, oldest first."""

@@ -116,7 +116,15 @@ def _tables(connection: Connection[tuple[Any, ...]]) -> None:
         connection.execute(_APPEND_ONLY.format(table=table))
 
 
-MIGRATIONS = (_tables,)
+def _witnesses(connection: Connection[tuple[Any, ...]]) -> None:
+    """Version 2: of each store, the newest ends that it was told."""
+    connection.execute(
+        'CREATE TABLE witnesses (store text COLLATE "C" NOT NULL, shard smallint NOT NULL, '
+        "hold text NOT NULL, at double precision NOT NULL, PRIMARY KEY (store, shard)) WITH (fillfactor = 50)"
+    )
+
+
+MIGRATIONS = (_tables, _witnesses)
 
 _MARK = "\x01"
 

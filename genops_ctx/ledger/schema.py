@@ -146,4 +146,11 @@ def _rollups(connection: sqlite3.Connection) -> None:
             roll_up(connection, row[0], charge, {})
 
 
-MIGRATIONS = (_charges_lines_audits, _rollups)
+def _witnesses(connection: sqlite3.Connection) -> None:
+    """Version 3: of each store that is elsewhere, the newest end that it was told."""
+    connection.execute(
+        "CREATE TABLE witnesses (store TEXT PRIMARY KEY, hold TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS = (_charges_lines_audits, _rollups, _witnesses)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..core.ports import AccountStore, AuditEvent
+from ..core.ports import AccountStore, AuditEvent, Witness
 from ..core.records import Charge
 from ..database import Database, open_database
 from .rollups import Series, roll_up, totals
@@ -45,6 +45,7 @@ _OF_OPERATION = (
 )
 _AUDIT = _insert("audits", "at, action, subject, actor, reason, nanos, until")
 _SETTLED = "DELETE FROM outbox WHERE charge = (SELECT seq FROM charges WHERE id = ?)"
+_WITNESS = "INSERT OR REPLACE INTO witnesses (store, hold, at) VALUES (?, ?, ?)"
 
 
 class SQLiteLedger:
@@ -90,11 +91,21 @@ class SQLiteLedger:
 
         return book
 
-    def mark_settled(self, charge_ids: Sequence[str]) -> None:
-        """The accounts have these charges."""
+    def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
+        """The accounts have these charges; ``witness`` is the newest end that their store was told."""
         with self.database as connection:
             for charge_id in charge_ids:
                 connection.execute(_SETTLED, without_surrogates((charge_id,)))
+            if witness is not None:
+                row = without_surrogates((witness.store, witness.hold, witness.at))
+                connection.execute(_WITNESS, row)
+
+    def witness(self, store: str) -> Witness | None:
+        """The newest end that a store was told by those who write this file."""
+        rows = self.database.read(
+            "SELECT store, hold, at FROM witnesses WHERE store = ?", without_surrogates((store,))
+        )
+        return Witness(*[_text(value) for value in rows[0]]) if rows else None
 
     def unsettled(self, limit: int = 100) -> Sequence[Charge]:
         """The charges that the accounts do not have yet, oldest first."""

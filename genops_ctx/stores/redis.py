@@ -89,9 +89,13 @@ class RedisStore:
         where = f"{self._address.shown}{options.get('path', '')}"
         return f"{where} {self._address.service}/{options.get('db', 0)} {self.keys[0]}"
 
-    def expect(self, generation: str) -> None:
-        """Name the data that must be there, before the store is first asked."""
-        self.session.generation = self.session.generation or generation
+    def expect(self, generation: str, told: tuple[str, float] | None = None) -> None:
+        """Name the data that must be there, before the store is first asked.
+
+        ``told`` is an attempt that was settled in it, and when (epoch seconds): data that does not know
+        its end is an earlier state.
+        """
+        self.session.expect(generation, told)
 
     @property
     def made_it(self) -> bool:

@@ -22,6 +22,11 @@ STARTED_WITHIN = 0.8
 """The part of the bound within which a script must start. It ends before the client stops waiting, so
 that nothing of which a client believes that it failed is done after all."""
 
+WITNESS_SECONDS = 72_000.0
+"""How long an end that the data was told is looked for in it; it is remembered for longer (tombstones)."""
+CLOCKS_APART = 7_200.0
+"""Seconds by which the clock of the machine that told the end may be ahead."""
+
 Argument: TypeAlias = str | int | float
 
 
@@ -46,7 +51,9 @@ class Session:
         self._joined = False
         self._counter = 0
         self._clock = ServerClock()
-        self._mode = "1" if callers_clock else "0"
+        self._callers_clock = callers_clock
+        self._witness: tuple[str, float, float] | None = None
+        """an attempt whose end the data was told, and when (this machine's clock, and monotonic)"""
 
     def ask(self, name: str, now: float, *arguments: Argument) -> Question:
         """Run a transition; gives what it answers. Raises :class:`StoreError` and its kinds."""
@@ -60,7 +67,8 @@ class Session:
             assert earliest is not None
             deadline = earliest + self._timeout * STARTED_WITHIN
             generation = self.generation or ""
-            head = (repr(deadline), generation, self._counter, repr(now), self._mode)
+            mode, witness = "1" if self._callers_clock else "0", self._still_remembered()
+            head = (repr(deadline), generation, self._counter, repr(now), mode, witness)
             reply = yield Request(program, head + arguments)
             received = time.monotonic()
             self._learn(reply, sent, received)
@@ -70,6 +78,8 @@ class Session:
                 # Another thread may have gone over to restored data, which counts anew.
                 if counter > self._counter and generation == self.generation:
                     self._counter = counter
+                if name == "settle" and generation == self.generation:
+                    self._witness = (str(arguments[0]), time.time(), time.monotonic())
                 return reply[4:]
             if word == b"lost":
                 raise _lost(reply)
@@ -77,6 +87,22 @@ class Session:
                 self._adopt(reply)
             if received - asked > self._timeout:
                 raise StoreError(f"Redis had no time for it within {self._timeout:g} s; nothing was changed")
+
+    def expect(self, generation: str, told: tuple[str, float] | None) -> None:
+        """Before the first question: the data that must be there, and an end that it was told (epoch s)."""
+        if self.generation is None:
+            self.generation = generation
+            if told is not None:
+                self._witness = (*told, time.monotonic())
+
+    def _still_remembered(self) -> str:
+        """The attempt whose end must be known, or nothing."""
+        if self._witness is None or self._callers_clock:
+            return ""
+        hold, told_at, measured_at = self._witness
+        # The one clock may have been set, the other may have stood still while the machine slept.
+        ages = (time.time() - told_at, time.monotonic() - measured_at)
+        return hold if min(ages) > -CLOCKS_APART and max(ages) < WITNESS_SECONDS else ""
 
     def _join(self) -> Question:
         sent = time.monotonic()
@@ -104,6 +130,7 @@ class Session:
         self._clock.learn(int(reply[1]) + int(reply[2]) / 1e6, sent, received)
 
     def _adopt(self, reply: list[Any]) -> None:
+        self._witness = None
         self.generation = reply[3].decode()
         self._counter = int(reply[4])
 

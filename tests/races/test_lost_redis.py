@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 from tests.stores.redis_server import RedisServer
 
-from .workers import account_of
+from .workers import account_of, spawn
 
 
 @pytest.fixture
@@ -135,3 +136,134 @@ def test_another_database_of_the_server_is_another_store(server: RedisServer, tm
     places = {RedisStore(url).place for url in (f"{base}/0", f"{base}/1", f"{secret}/0", f"{base}?db=1")}
     assert len(places) == 2
     assert not any("secret" in place for place in places)
+
+
+# -- set back while nobody runs that could notice ----------------------------------------------------
+
+
+def spend(url: str, folder: str, names: Sequence[str], answers: Any) -> None:
+    """What a process of its own does: calls, until one is refused; it says how each ended."""
+    from genops_ctx.stores.redis import RedisStore
+
+    ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3")
+    store = RedisStore(url, command_timeout=1.0)
+    runtime = Runtime(Settings(budgets=(Budget("0.10", "total"),)), store=store, ledger=ledger)
+    reset_runtime(runtime)
+    said = []
+    for name in names:
+        try:
+            call(name)
+        except StoreUnavailable as error:
+            said.append(str(error))
+        else:
+            said.append("ran")
+    answers.put(said)
+
+
+def in_a_new_process(server: RedisServer, folder: Path, *names: str) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    answers = spawn.Queue()
+    process = spawn.Process(target=spend, args=(server.url, str(folder), names, answers), daemon=True)
+    process.start()
+    said: list[str] = answers.get(timeout=60)
+    process.join(10)
+    return said
+
+
+def set_back(server: RedisServer, tmp_path: Path) -> None:
+    """To the snapshot that was kept as old.rdb, as after a loss of its disk."""
+    server.kill()
+    shutil.copy(tmp_path / "old.rdb", tmp_path / "dump.rdb")
+    server.start()
+
+
+def snapshot(server: RedisServer, tmp_path: Path) -> None:
+    server.cli("SAVE")
+    shutil.copy(tmp_path / "dump.rdb", tmp_path / "old.rdb")
+
+
+def test_an_old_snapshot_is_noticed_by_processes_that_were_not_there(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    assert in_a_new_process(server, tmp_path / "a", "one") == ["ran"]
+    snapshot(server, tmp_path)
+    assert in_a_new_process(server, tmp_path / "a", "two", "three") == ["ran", "ran"]
+    set_back(server, tmp_path)
+    (said,) = in_a_new_process(server, tmp_path / "a", "four")
+    assert "earlier state" in said
+    assert "budgets rebuild" in said
+    # For everybody: a machine whose own charges are all there would read less than was spent.
+    (said,) = in_a_new_process(server, tmp_path / "another machine", "five")
+    assert "earlier state" in said
+    runtime = governed_by(server, tmp_path / "a")
+    rebuild(runtime)
+    assert account_of(runtime.books.store) == (12_000_000, 0)
+    assert in_a_new_process(server, tmp_path / "a", "six") == ["ran"]
+    assert in_a_new_process(server, tmp_path / "another machine", "seven") == ["ran"]
+    assert account_of(runtime.books.store) == (20_000_000, 0)
+
+
+def test_an_old_snapshot_that_others_went_on_from_is_noticed(server: RedisServer, tmp_path: Path) -> None:
+    """The count of its changes is past what this machine knows; the end of its last call is missing."""
+    assert in_a_new_process(server, tmp_path / "a", "one") == ["ran"]
+    snapshot(server, tmp_path)
+    assert in_a_new_process(server, tmp_path / "a", "two") == ["ran"]
+    set_back(server, tmp_path)
+    assert in_a_new_process(server, tmp_path / "b", "three", "four", "five") == ["ran"] * 3
+    (said,) = in_a_new_process(server, tmp_path / "a", "six")
+    assert "earlier state" in said
+
+
+def test_a_client_that_was_idle_meanwhile_notices_it_too(server: RedisServer, tmp_path: Path) -> None:
+    runtime = governed_by(server, tmp_path)
+    call("zero")
+    snapshot(server, tmp_path)
+    call("one")
+    runtime.alerts.flush()  # its thread asks the store too
+    set_back(server, tmp_path)
+    assert in_a_new_process(server, tmp_path / "b", "two", "three", "four") == ["ran"] * 3
+    with pytest.raises(StoreUnavailable, match="earlier state"):
+        call("five")
+    assert runtime.books.ledger.witness(runtime.books.store.place) is not None  # type: ignore[attr-defined]
+
+
+def test_machines_with_a_ledger_each_do_not_take_each_others_charges_for_lost(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    for number in range(3):
+        for machine in ("a", "b"):
+            assert in_a_new_process(server, tmp_path / machine, f"{machine}{number}") == ["ran"]
+    governed_by(server, tmp_path / "a")
+    # Set to zero by an operator it is the same data still.
+    from genops_ctx.runtime import get_runtime
+
+    books = get_runtime().books
+    assert Controls(books.store, books.ledger, time.time).reset("all") == {"in:|total": 24_000_000}
+    assert in_a_new_process(server, tmp_path / "b", "b4") == ["ran"]
+    assert in_a_new_process(server, tmp_path / "a", "a4") == ["ran"]
+
+
+def test_another_store_under_the_same_ledger_is_new_and_not_lost(server: RedisServer, tmp_path: Path) -> None:
+    assert in_a_new_process(server, tmp_path / "a", "one") == ["ran"]
+    url = server.url
+    server_of_another_database = type("Other", (), {"url": url.removesuffix("/0") + "/1"})()
+    assert in_a_new_process(server_of_another_database, tmp_path / "a", "two", "three") == ["ran", "ran"]
+    assert in_a_new_process(server, tmp_path / "a", "four") == ["ran"]
+
+
+def test_an_end_is_looked_for_as_long_as_a_store_must_remember_it(server: RedisServer) -> None:
+    from genops_ctx.core.errors import StoreDataLost
+    from genops_ctx.stores.redis import RedisStore
+
+    first = RedisStore(server.url, command_timeout=1.0)
+    first.accounts()
+    assert first.generation is not None
+    for age, known in ((19.9 * 3600, False), (20.1 * 3600, True), (-60.0, False), (-3 * 3600.0, True)):
+        client = RedisStore(server.url, command_timeout=1.0)
+        client.expect(first.generation, ("long ago#1", time.time() - age))
+        if known:
+            assert client.accounts() == {}
+        else:
+            with pytest.raises(StoreDataLost, match="earlier state"):
+                client.accounts()
+            server.cli("HDEL", "{genops}:meta", "lost")

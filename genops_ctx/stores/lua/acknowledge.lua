@@ -1,5 +1,5 @@
--- ARGV 6 … ids of losses that the ledger has
-for index = 6, #ARGV do
+-- ARGV 7 … ids of losses that the ledger has
+for index = 7, #ARGV do
   redis.call("HDEL", LOSSES, ARGV[index])
 end
 return changed()

@@ -1,6 +1,6 @@
--- ARGV 6 account, 7 what to add to its spent
-local account = read_account(redis.call("HGET", ACCOUNTS, ARGV[6]))
-local dollars, nanos = parse(ARGV[7])
+-- ARGV 7 account, 8 what to add to its spent
+local account = read_account(redis.call("HGET", ACCOUNTS, ARGV[7]))
+local dollars, nanos = parse(ARGV[8])
 account[1], account[2] = tidy(account[1] + dollars, account[2] + nanos)
-redis.call("HSET", ACCOUNTS, ARGV[6], write_account(account))
+redis.call("HSET", ACCOUNTS, ARGV[7], write_account(account))
 return changed()

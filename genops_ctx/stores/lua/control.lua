@@ -1,2 +1,2 @@
--- ARGV 6 key
-return answer(redis.call("HGET", CONTROLS, ARGV[6]))
+-- ARGV 7 key
+return answer(redis.call("HGET", CONTROLS, ARGV[7]))

@@ -1,12 +1,19 @@
 -- Runs before every transition: nothing is done late, and nothing on data that is not the data.
--- ARGV 1 deadline (server time), 2 generation, 3 counter last seen, 4 caller's now, 5 "1": go by that
+-- ARGV 1 deadline (server time), 2 generation, 3 counter last seen, 4 caller's now, 5 "1": go by that,
+-- 6 an attempt whose end this data was told, or ""; then the transition's own, from 7 on
 if server > tonumber(ARGV[1]) then
   return {"stale", clock[1], clock[2]}
 end
 
 local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors")
 local whole = redis.call("EXISTS", unpack(KEYS)) == #KEYS
-if meta[3] or meta[1] ~= ARGV[2] or not whole or tonumber(meta[2]) < tonumber(ARGV[3]) then
+local old = meta[1] == ARGV[2] and tonumber(meta[2]) < tonumber(ARGV[3])
+if not old and ARGV[6] ~= "" and meta[1] == ARGV[2] then
+  -- Its counter may have been overtaken again. A packed hold begins with its state.
+  local told = redis.call("HGET", HOLDS, ARGV[6])
+  old = not told or told:sub(1, 8):find("held", 1, true) ~= nil
+end
+if meta[3] or meta[1] ~= ARGV[2] or not whole or old then
   if meta[3] then
     return {"lost", clock[1], clock[2], meta[3]}
   end

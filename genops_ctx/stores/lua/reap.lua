@@ -1,5 +1,5 @@
--- ARGV 6 how many of a kind at most, 7 seconds that a loss is remembered
-local most = tonumber(ARGV[6])
+-- ARGV 7 how many of a kind at most, 8 seconds that a loss is remembered
+local most = tonumber(ARGV[7])
 local upto = string.format("%.17g", now)
 local due = redis.call("ZRANGEBYSCORE", DUE, "-inf", upto, "LIMIT", 0, most)
 for _, id in ipairs(due) do
@@ -13,7 +13,7 @@ for _, id in ipairs(due) do
     book(hold, amount, nanos, -amount, -nanos)
     redis.call("HSET", LOSSES, id, cmsgpack.pack(hold))
     hold[STATE], hold[BOOKED], hold[BOOKED + 1], hold[MEMO] = "lost", amount, nanos, ""
-    hold[FORGET_AT] = now + tonumber(ARGV[7])
+    hold[FORGET_AT] = now + tonumber(ARGV[8])
     keep(id, hold)
   end
 end

@@ -1,5 +1,5 @@
--- ARGV 6 id, 7 seconds that a named end is remembered
-local id = ARGV[6]
+-- ARGV 7 id, 8 seconds that a named end is remembered
+local id = ARGV[7]
 local hold = find(id)
 if not hold or (hold[STATE] ~= "held" and hold[STATE] ~= "lost") then
   return answer()
@@ -12,7 +12,7 @@ else
 end
 if hold[KEYED] == 1 then
   hold[STATE], hold[BOOKED], hold[BOOKED + 1], hold[MEMO] = "released", 0, 0, ""
-  hold[FORGET_AT] = math.max(now + tonumber(ARGV[7]), hold[FORGET_AT])
+  hold[FORGET_AT] = math.max(now + tonumber(ARGV[8]), hold[FORGET_AT])
   keep(id, hold)
 else
   drop(id)

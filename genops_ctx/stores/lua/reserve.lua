@@ -1,6 +1,6 @@
--- ARGV 6 id, 7 amount, 8 expires_at, 9 at_most, 10 free, 11 keyed, 12 memo, 13 number of watches; then for each:
+-- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 number of watches; then for each:
 -- account, limit, starts_at, ends_at or "", enforced, control or "", kept until or "", before or "", n, n further accounts
-local id = ARGV[6]
+local id = ARGV[7]
 local seen = find(id)
 if seen then
   if seen[STATE] == "held" or seen[FORGET_AT] > now then
@@ -16,8 +16,8 @@ local function look_at(name)
     places[name] = #names
   end
 end
-local at = 14
-for index = 1, tonumber(ARGV[13]) do
+local at = 15
+for index = 1, tonumber(ARGV[14]) do
   local watch = {
     account = ARGV[at], limit = ARGV[at + 1], starts_at = tonumber(ARGV[at + 2]), ends_at = tonumber(ARGV[at + 3]),
     enforced = ARGV[at + 4] == "1", control = ARGV[at + 5], kept_until = ARGV[at + 6], before = ARGV[at + 7], also = {},
@@ -55,8 +55,8 @@ if #controls > 0 then
   end
 end
 
-local free = ARGV[10] == "1"
-local amount, amount_nanos = parse(ARGV[7])
+local free = ARGV[11] == "1"
+local amount, amount_nanos = parse(ARGV[8])
 if free then
   amount, amount_nanos = 0, 0
 end
@@ -107,14 +107,14 @@ for index, watch in ipairs(watches) do
   end
 end
 if tightest then
-  if ARGV[9] ~= "1" or not less(0, 0, least, least_nanos) then
+  if ARGV[10] ~= "1" or not less(0, 0, least, least_nanos) then
     local counted = tightest[2]
     return answer("refused", tightest[1], show(counted[1], counted[2]), show(counted[3], counted[4]), wanted, tightest[3], 0)
   end
   amount, amount_nanos = least, least_nanos
 end
 
-local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[8]) + ahead, ARGV[11] == "1" and 1 or 0, 0, ARGV[12]}
+local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[9]) + ahead, ARGV[12] == "1" and 1 or 0, 0, ARGV[13]}
 local booked, new, ends = {}, {}, {}
 for _, watch in ipairs(watches) do
   local name = watch.account

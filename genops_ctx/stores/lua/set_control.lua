@@ -1,3 +1,3 @@
--- ARGV 6 key, 7 "frozen granted granted_until"
-redis.call("HSET", CONTROLS, ARGV[6], ARGV[7])
+-- ARGV 7 key, 8 "frozen granted granted_until"
+redis.call("HSET", CONTROLS, ARGV[7], ARGV[8])
 return changed()
