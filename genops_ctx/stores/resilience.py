@@ -1,0 +1,48 @@
+"""Where breakers, limits and cache entries live: all three behind one URL, as the accounts are.
+
+``memory://`` one process · ``sqlite:///path`` one machine · ``redis://…`` any number of machines ·
+``default://`` this process: what nobody asked for writes no file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.errors import ConfigurationError
+from .memory_breakers import MemoryBreakers
+from .memory_cache import MemoryCache
+from .memory_limits import MemoryLimits
+
+if TYPE_CHECKING:
+    from ..core.resilience_ports import ResilienceStore
+
+__all__ = ["MemoryResilience", "open_resilience"]
+
+
+class MemoryResilience:
+    """A :class:`~genops_ctx.core.resilience_ports.ResilienceStore` of this process."""
+
+    def __init__(self) -> None:
+        self.breakers = MemoryBreakers()
+        self.limits = MemoryLimits()
+        self.cache = MemoryCache()
+
+    @property
+    def healthy(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def open_resilience(url: str) -> ResilienceStore:
+    """The breakers, limits and cache of a store's URL; nothing is connected to yet.
+
+    Raises :class:`ConfigurationError` as :func:`genops_ctx.stores.open_store` does.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    scheme = scheme.lower()
+    if separator and scheme in ("memory", "default") and rest in ("", "/"):
+        return MemoryResilience()
+    shown = scheme if separator and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "that"
+    raise ConfigurationError(f"no store has the URL scheme {shown!r}")
