@@ -139,8 +139,7 @@ class Controls:
     def freeze(self, scope: str, *, frozen: bool = True, reason: str = "") -> Control:
         """Refuse every call of a scope from now on, also what costs nothing; or let calls in again."""
         key = scope_key(scope)
-        control = self._store.control(key)._replace(frozen=frozen)
-        self._store.set_control(key, control)
+        control = self._store.set_control(key, frozen=frozen)
         self._record("freeze" if frozen else "thaw", key, reason)
         return control
 
@@ -152,8 +151,7 @@ class Controls:
         if until <= self._clock():
             raise ConfigurationError("a grant needs a time that is still to come")
         key = scope_key(scope)
-        control = self._store.control(key)._replace(granted=nanos, granted_until=until)
-        self._store.set_control(key, control)
+        control = self._store.set_control(key, grant=(nanos, until))
         self._record("grant", key, reason, nanos, until)
         return control
 

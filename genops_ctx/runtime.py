@@ -165,7 +165,9 @@ class Runtime:
         def watches(at: float) -> tuple[Watch, ...]:
             found = tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
             # What was spent already is booked, also where an operator has frozen the scope.
-            return tuple(watch._replace(enforced=False) for watch in found) if spent_already else found
+            if spent_already:
+                return tuple([watch._replace(enforced=False, observed=True) for watch in found])
+            return found
 
         if spent_already:
             expectation = SPENT_ALREADY

@@ -16,7 +16,6 @@ from genops_ctx import (
     metered_call,
     record_usage,
 )
-from genops_ctx.core.accounts import Control
 from genops_ctx.core.errors import ConfigurationError, PolicyViolation
 from genops_ctx.core.policy import Policy
 from genops_ctx.providers.errors import FlowiseNotFoundError
@@ -142,7 +141,7 @@ def test_off_is_off(adapter) -> None:
 
 def test_what_was_spent_already_is_booked_whatever_the_policies_say() -> None:
     runtime = use(Policy("p", deny_models="*"), budgets=(Budget("0/day", name="none"),))
-    runtime.books.store.set_control("in:", Control(frozen=True))
+    runtime.books.store.set_control("in:", frozen=True)
     charge = record_usage("openai", "gpt-4o-mini", input_tokens=1000)
     assert charge.cost == Decimal("0.00015")
     assert "policy" not in " ".join(charge.flags)
@@ -283,7 +282,7 @@ def test_what_is_not_a_flow_is_blocked() -> None:
 
 def test_a_frozen_scope_stops_the_cheaper_flow_too(server, adapter) -> None:
     runtime = use(budgets=(spent_up(),))
-    runtime.books.store.set_control("in:", Control(frozen=True))
+    runtime.books.store.set_control("in:", frozen=True)
     with pytest.raises(BudgetExceeded, match="frozen"):
         adapter.predict_flow("dear", "Hello")
     assert server.billed == []

@@ -30,6 +30,7 @@ __all__ = [
     "Account",
     "Change",
     "Control",
+    "Grant",
     "Hold",
     "HoldState",
     "Refusal",
@@ -86,7 +87,7 @@ class Watch(NamedTuple):
     ends_at: float | None = None
     """end of the account's window, exclusive; None where it has none"""
     enforced: bool = True
-    """False for limits that only warn: those are reported, never refused"""
+    """False for limits that only warn: those are reported, never refused. A frozen scope still is"""
     starts_at: float = 0.0
     also: tuple[str, ...] = ()
     """further accounts that count against the limit: the earlier parts of a sliding window"""
@@ -96,6 +97,8 @@ class Watch(NamedTuple):
     """key of what an operator has said of the scope (:class:`Control`)"""
     source: Budget | None = None
     """the budget it was made from; stores need not keep it"""
+    observed: bool = False
+    """with ``enforced`` False: nothing is refused, not even in a frozen scope; it is reported"""
 
 
 class Control(NamedTuple):
@@ -106,6 +109,15 @@ class Control(NamedTuple):
     granted: int = 0
     """nano-dollars on top of the limit, until ``granted_until``"""
     granted_until: float = 0.0
+
+    def said(self, frozen: bool | None, grant: Grant | None) -> Control:
+        """With what an operator says now; None leaves what was said before."""
+        granted, until = (self.granted, self.granted_until) if grant is None else grant
+        return Control(self.frozen if frozen is None else frozen, granted, until)
+
+
+Grant = tuple[int, float]
+"""Nano-dollars on top of a limit, and until when (epoch seconds)."""
 
 
 class Reserve(NamedTuple):
@@ -187,10 +199,10 @@ def reserve(
         limit = _limit(watch, control, accounts, now)
         account = _counted(watch, accounts)
         left = limit - account.spent - account.reserved
+        if control.frozen and not watch.observed:
+            return Refusal(watch, account, amount, limit, frozen=True)
         if not watch.enforced:
             soft.append((watch, -1 if control.frozen else left))
-        elif control.frozen:
-            return Refusal(watch, account, amount, limit, frozen=True)
         elif left < amount and not wish.free and (tightest is None or left < least):
             tightest = Refusal(watch, account, amount, limit)
             least = left

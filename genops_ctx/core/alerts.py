@@ -51,11 +51,13 @@ class Mark(NamedTuple):
 
     key: str
     threshold: Decimal
-    until: float | None
-    """epoch seconds; None for ever"""
+    until: float
+    """epoch seconds"""
 
 
 DAY = 86_400.0
+YEAR = 366 * DAY
+"""A budget that is never reset says so once a year."""
 
 
 def marks_of(watch: Watch, spent: int, now: float) -> tuple[Mark, ...]:
@@ -69,10 +71,10 @@ def marks_of(watch: Watch, spent: int, now: float) -> tuple[Mark, ...]:
     if watch.also:
         scope = f"{watch.control}|{watch.source.window}"
         length = (watch.ends_at or now) - watch.starts_at
-        until: float | None = now + length * len(watch.also)
+        until = now + length * len(watch.also)
     else:
         scope = watch.account
-        until = None if watch.ends_at is None else watch.ends_at + DAY
+        until = (now + YEAR) if watch.ends_at is None else watch.ends_at + DAY
     return tuple(
         Mark(f"alert|{scope}|{watch.limit}|{threshold}", threshold, until)
         for threshold in watch.source.alert_parts

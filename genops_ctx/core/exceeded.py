@@ -50,17 +50,17 @@ def soften(
 ) -> tuple[Watch, ...]:
     """The watches, those of ``refusals`` made to warn only: what comes of them is decided later.
 
-    All of them where not ``enforced`` (mode ``observe``); those that degrade where the call is the
-    cheaper one already.
+    All of them where not ``enforced`` (mode ``observe``), and then a frozen scope refuses nothing either;
+    those that degrade where the call is the cheaper one already.
     """
-    if enforced and not degraded and not refusals:
+    if not enforced:
+        return tuple([watch._replace(enforced=False, observed=True) for watch in watches])
+    if not degraded and not refusals:
         return watches
     known = tuple(refusals)
     return tuple(
         watch._replace(enforced=False)
-        if not enforced
-        or (degraded and degrades(watch))
-        or any(_same(watch, refusal.watch) for refusal in known)
+        if (degraded and degrades(watch)) or any(_same(watch, refusal.watch) for refusal in known)
         else watch
         for watch in watches
     )

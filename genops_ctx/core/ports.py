@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
+    from .accounts import Account, Control, Grant, Hold, HoldState, Refusal, Reserve, WrongWindow
     from .context import GovernanceContext
     from .outcomes import Outcome
     from .records import Charge, Usage
@@ -124,12 +124,17 @@ class AccountStore(Protocol):
 
     def control(self, key: str) -> Control: ...
 
-    def set_control(self, key: str, control: Control) -> None: ...
+    def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
+        """Change what is given and leave the rest, in one step: of two operators none undoes the other.
 
-    def mark(self, key: str, now: float, until: float | None) -> bool:
+        Returns what is said of the scope now.
+        """
+        ...
+
+    def mark(self, key: str, now: float, until: float) -> bool:
         """Set a mark that is not there: True for the one caller that sets it, until ``until``.
 
-        ``until`` is when it is gone (epoch seconds), None for never; a mark that is over counts as absent.
+        ``until`` is when it is gone (epoch seconds); a mark that is over counts as absent.
         """
         ...
 

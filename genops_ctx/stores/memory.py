@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from ..core import accounts as rule
-from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
+from ..core.accounts import Account, Change, Control, Grant, Hold, HoldState, Refusal, Reserve, WrongWindow
 from ..core.ports import Held, Lost
 from .tombstones import LOCAL_SECONDS, TOMBSTONE_SECONDS
 
@@ -37,7 +37,7 @@ class MemoryStore:
         self._controls: dict[str, Control] = {}
         self._windows: set[str] = set()
         self._closed: list[tuple[float, str]] = []
-        self._marks: dict[str, float | None] = {}
+        self._marks: dict[str, float] = {}
         self._marks_end: list[tuple[float, str]] = []
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
@@ -115,11 +115,13 @@ class MemoryStore:
         with self._lock:
             return self._controls.get(key, Control())
 
-    def set_control(self, key: str, control: Control) -> None:
+    def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         with self._lock:
+            control = self._controls.get(key, Control()).said(frozen, grant)
             self._controls[key] = control
+            return control
 
-    def mark(self, key: str, now: float, until: float | None) -> bool:
+    def mark(self, key: str, now: float, until: float) -> bool:
         with self._lock:
             while self._marks_end and self._marks_end[0][0] <= now:
                 over, name = heapq.heappop(self._marks_end)
@@ -128,8 +130,7 @@ class MemoryStore:
             if key in self._marks:
                 return False
             self._marks[key] = until
-            if until is not None:
-                heapq.heappush(self._marks_end, (until, key))
+            heapq.heappush(self._marks_end, (until, key))
             return True
 
     def close(self) -> None:
@@ -179,5 +180,9 @@ class MemoryStore:
                 self._drop(name)
         while self._closed and self._closed[0][0] <= now:
             _, key = heapq.heappop(self._closed)
+            if self._accounts.get(key, Account()).reserved:
+                # A call that began in the window is still in flight.
+                heapq.heappush(self._closed, (now + TOMBSTONE_SECONDS, key))
+                continue
             self._windows.discard(key)
             self._accounts.pop(key, None)

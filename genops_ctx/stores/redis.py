@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core.accounts import Account, Control, Hold, Refusal, Reserve, WrongWindow
+from ..core.accounts import Account, Control, Grant, Hold, Refusal, Reserve, WrongWindow
 from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
 from . import redis_words as words
@@ -135,10 +135,10 @@ class RedisStore:
     def control(self, key: str) -> Control:
         return self._ask(words.control(key))
 
-    def set_control(self, key: str, control: Control) -> None:
-        self._ask(words.set_control(key, control))
+    def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
+        return self._ask(words.set_control(key, frozen, grant))
 
-    def mark(self, key: str, now: float, until: float | None) -> bool:
+    def mark(self, key: str, now: float, until: float) -> bool:
         return self._ask(words.mark(key, now, until))
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..core.accounts import Account, Control, Refusal, Reserve, WrongWindow
+from ..core.accounts import Account, Control, Grant, Refusal, Reserve, WrongWindow
 from ..core.ports import Held, Lost
 from . import redis_words as words
 from .redis import RedisStore
@@ -63,10 +63,12 @@ class AsyncRedisStore:
     async def control(self, key: str) -> Control:
         return await self._ask(words.control(key))
 
-    async def set_control(self, key: str, control: Control) -> None:
-        await self._ask(words.set_control(key, control))
+    async def set_control(
+        self, key: str, *, frozen: bool | None = None, grant: Grant | None = None
+    ) -> Control:
+        return await self._ask(words.set_control(key, frozen, grant))
 
-    async def mark(self, key: str, now: float, until: float | None) -> bool:
+    async def mark(self, key: str, now: float, until: float) -> bool:
         return await self._ask(words.mark(key, now, until))
 
     async def close(self) -> None:

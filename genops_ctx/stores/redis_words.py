@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ..core.accounts import (
     Account,
     Control,
+    Grant,
     Hold,
     HoldState,
     Refusal,
@@ -104,14 +105,14 @@ def control(key: str) -> Transition[Control]:
     return Transition("control", 0.0, (key,), lambda answer: _control(answer[0]))
 
 
-def set_control(key: str, control: Control) -> Transition[None]:
-    return Transition("set_control", 0.0, (key, _control_text(control)), _nothing)
+def set_control(key: str, frozen: bool | None, grant: Grant | None) -> Transition[Control]:
+    freezes = "" if frozen is None else f"{frozen:d}"
+    granted, until = ("", "") if grant is None else (str(grant[0]), repr(grant[1]))
+    return Transition("set_control", 0.0, (key, freezes, granted, until), lambda answer: _control(answer[0]))
 
 
-def mark(key: str, now: float, until: float | None) -> Transition[bool]:
-    return Transition(
-        "mark", now, (key, "" if until is None else repr(until)), lambda answer: bool(answer[0])
-    )
+def mark(key: str, now: float, until: float) -> Transition[bool]:
+    return Transition("mark", now, (key, repr(until)), lambda answer: bool(answer[0]))
 
 
 def _nothing(answer: list[Any]) -> None:
@@ -137,7 +138,7 @@ def _wish(wish: Reserve) -> list[Argument]:
             watch.limit,
             repr(watch.starts_at),
             "" if watch.ends_at is None else repr(watch.ends_at),
-            "1" if watch.enforced else "0",
+            "1" if watch.enforced else "2" if watch.observed else "0",
             watch.control,
             "" if ends is None else repr(ends),
             watch.before,

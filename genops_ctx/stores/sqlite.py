@@ -9,7 +9,18 @@ from functools import lru_cache
 from os import PathLike, fspath
 
 from ..core import accounts as rule
-from ..core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, Watch, WrongWindow
+from ..core.accounts import (
+    Account,
+    Change,
+    Control,
+    Grant,
+    Hold,
+    HoldState,
+    Refusal,
+    Reserve,
+    Watch,
+    WrongWindow,
+)
 from ..core.ports import Held, Lost
 from ..database import check_writable, open_database
 from .sqlite_schema import MIGRATIONS, PART
@@ -60,7 +71,9 @@ class SQLiteStore:
             if before is not None:
                 return Held(before.state, before.amount, False)
             accounts, endless = _looked_at(connection, wish)
-            change = rule.reserve(wish, accounts, None, _controls(connection, wish), now)
+            controls = dict.fromkeys([watch.control for watch in wish.watches if watch.control])
+            said = _controls(connection, tuple(controls))
+            change = rule.reserve(wish, accounts, None, said, now)
             if not isinstance(change, Change):
                 return change
             hold = change.hold
@@ -147,6 +160,11 @@ class SQLiteStore:
                     self._expire(connection, name, now)
             over = [(name,) for name, state in rows if state != HoldState.HELD]
             connection.executemany("DELETE FROM store_holds WHERE id = ?", over)
+            # Where a call that began in the window is still in flight, later.
+            connection.execute(
+                "UPDATE store_accounts SET gone_at = ? WHERE gone_at <= ? AND reserved <> 0",
+                (now + TOMBSTONE_SECONDS, now),
+            )
             connection.execute(
                 "DELETE FROM store_accounts WHERE key IN "
                 "(SELECT key FROM store_accounts WHERE gone_at <= ? LIMIT ?)",
@@ -201,14 +219,14 @@ class SQLiteStore:
             return Control(bool(frozen), granted, until)
         return Control()
 
-    def set_control(self, key: str, control: Control) -> None:
+    def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         with self._transactions as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO store_controls VALUES (?, ?, ?, ?)",
-                (key, control.frozen, control.granted, control.granted_until),
-            )
+            before = _controls(connection, (key,)).get(key, Control())
+            control = before.said(frozen, grant)
+            connection.execute("INSERT OR REPLACE INTO store_controls VALUES (?, ?, ?, ?)", (key, *control))
+        return control
 
-    def mark(self, key: str, now: float, until: float | None) -> bool:
+    def mark(self, key: str, now: float, until: float) -> bool:
         with self._transactions as connection:
             connection.execute("DELETE FROM store_marks WHERE until <= ?", (now,))
             return (
@@ -258,12 +276,10 @@ def _looked_at(connection: sqlite3.Connection, wish: Reserve) -> tuple[dict[str,
     return accounts, endless
 
 
-def _controls(connection: sqlite3.Connection, wish: Reserve) -> dict[str, Control]:
-    keys = {watch.control for watch in wish.watches}
-    keys.discard("")
+def _controls(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Control]:
     if not keys:
         return {}
-    rows = connection.execute(_among(_CONTROLS, len(keys)), tuple(keys))
+    rows = connection.execute(_among(_CONTROLS, len(keys)), keys)
     return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
 
 

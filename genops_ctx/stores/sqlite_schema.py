@@ -60,4 +60,11 @@ def _accounts_holds_controls_marks(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS = (_accounts_holds_controls_marks,)
+def _marks_end(connection: sqlite3.Connection) -> None:
+    """Version 2: no mark is for ever."""
+    connection.execute(
+        "UPDATE store_marks SET until = CAST(strftime('%s', 'now') AS REAL) + 366 * 86400 WHERE until IS NULL"
+    )
+
+
+MIGRATIONS = (_accounts_holds_controls_marks, _marks_end)

@@ -119,7 +119,7 @@ class Alerts:
                 if self._mark(mark.key, now, mark.until):
                     yield alert_of(watch, mark.threshold, spent, now)
 
-    def _mark(self, key: str, now: float, until: float | None) -> bool:
+    def _mark(self, key: str, now: float, until: float) -> bool:
         if now < self._marked.get(key, now):
             return False
         if len(self._marked) >= KEPT_MARKS:
@@ -127,7 +127,7 @@ class Alerts:
         # A store that keeps no marks has each process alert once.
         mark = getattr(self._store, "mark", None)
         first = mark is None or bool(mark(key, now, until))
-        self._marked[key] = float("inf") if until is None else until
+        self._marked[key] = until
         return first
 
     def _tell(self, alert: Alert) -> None:

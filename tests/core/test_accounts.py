@@ -154,10 +154,21 @@ def test_a_frozen_scope_refuses_also_what_is_free() -> None:
         refused = rules.reserve(wish(frozen, amount=0, free=free), {}, None, {"c": Control(frozen=True)})
         assert isinstance(refused, Refusal)
         assert refused.frozen
-    soft = frozen._replace(enforced=False)
-    passed = rules.reserve(wish(soft, amount=0), {}, None, {"c": Control(frozen=True)})
+    warns = frozen._replace(enforced=False)
+    refused = rules.reserve(wish(watch("b", 9), warns, amount=0), {}, None, {"c": Control(frozen=True)})
+    assert isinstance(refused, Refusal)
+    assert (refused.watch, refused.frozen) == (warns, True)
+    observed = warns._replace(observed=True)
+    passed = rules.reserve(wish(observed, amount=0), {}, None, {"c": Control(frozen=True)})
     assert isinstance(passed, Change)
-    assert passed.passed == (soft,)
+    assert passed.passed == (observed,)
+
+
+def test_what_an_operator_says_changes_only_what_it_is_about() -> None:
+    control = Control().said(True, None).said(None, (5, 9.5))
+    assert control == Control(frozen=True, granted=5, granted_until=9.5)
+    assert control.said(False, None) == Control(granted=5, granted_until=9.5)
+    assert control.said(None, (0, 0.0)) == Control(frozen=True)
 
 
 def test_every_account_that_is_looked_at_is_named_once() -> None:

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 import pytest
 
-from genops_ctx.core.accounts import Control
 from genops_ctx.core.admission import Expectation
 from genops_ctx.core.booking import Report
 from genops_ctx.core.budget import Budget
@@ -172,10 +171,10 @@ def test_a_function_that_interrupts_leaves_nothing_reserved(world: World) -> Non
     assert context.reserved == 0
 
 
-@pytest.mark.parametrize("action", [yes, "degrade"])
+@pytest.mark.parametrize("action", [yes, "degrade", "warn"])
 def test_a_frozen_scope_is_blocked_whatever_the_budget_says(world: World, action: object) -> None:
     one = budget("one", action, fallback="cheap" if action == "degrade" else None)
-    world.store.set_control(one.watch({}, NOW, "one").control, Control(frozen=True))
+    world.store.set_control(one.watch({}, NOW, "one").control, frozen=True)
     answer = world.admit(one, cents=0)
     assert isinstance(answer, Refused)
     assert answer.error.frozen  # type: ignore[attr-defined]
@@ -184,6 +183,18 @@ def test_a_frozen_scope_is_blocked_whatever_the_budget_says(world: World, action
     both = world.admit(ACTIONS["degrade"], one)
     assert isinstance(both, Refused)
     assert both.error.budget == "one"  # type: ignore[attr-defined]
+    # And the cheaper flow is blocked too.
+    cheaper = world.admit(one, cents=0, degraded_from="dear")
+    assert isinstance(cheaper, Refused)
+    assert cheaper.error.frozen  # type: ignore[attr-defined]
+
+
+def test_in_a_frozen_scope_observing_refuses_nothing(world: World) -> None:
+    one = budget("one", "block")
+    world.store.set_control(one.watch({}, NOW, "one").control, frozen=True)
+    answer = world.admit(one, cents=0, enforced=False)
+    assert isinstance(answer, Admitted)
+    assert answer.flags == ("would_refuse:one",)
 
 
 def test_budgets_of_contexts_take_part(world: World) -> None:

@@ -137,7 +137,7 @@ def test_store_and_ledger_of_one_file_share_a_database_however_the_path_is_writt
     assert ledger.together_with(SQLiteStore("other.sqlite3")) is None
     with ledger.database as connection:
         parts = connection.execute("SELECT name, version FROM parts ORDER BY name").fetchall()
-    assert parts == [("ledger", 2), ("store", 1)]
+    assert parts == [("ledger", 2), ("store", 2)]
 
 
 def test_what_shares_a_file_is_as_durable_as_the_strictest(tmp_path: Path) -> None:

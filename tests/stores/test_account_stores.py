@@ -209,7 +209,7 @@ def test_adjusting_controlling_and_listing(store: AccountStore) -> None:
     assert store.accounts() == {"a": Account(30, 0)}
     assert store.accounts(["a", "b"]) == {"a": Account(30, 0), "b": Account(0, 0)}
     assert store.control("team=a") == Control()
-    store.set_control("team=a", Control(frozen=True))
+    store.set_control("team=a", frozen=True)
     on = watch("x", 1000)._replace(control="team=a")
     refused = store.reserve(wish("op#1", 0, on), 0.0)
     assert isinstance(refused, Refusal)
@@ -217,13 +217,51 @@ def test_adjusting_controlling_and_listing(store: AccountStore) -> None:
     store.close()
 
 
+def test_of_two_operators_none_undoes_what_the_other_said(store: AccountStore) -> None:
+    ready = threading.Barrier(2, timeout=30)
+
+    def freeze() -> None:
+        for number in range(101):
+            if number % 10 == 0:
+                ready.wait()
+            store.set_control("team=a", frozen=number % 2 == 0)
+
+    def grant() -> None:
+        for number in range(101):
+            if number % 10 == 0:
+                ready.wait()
+            said = store.set_control("team=a", grant=(number, 9.5))
+            assert (said.granted, said.granted_until) == (number, 9.5)
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in (threads.submit(freeze), threads.submit(grant)):
+            done.result(60)
+    assert store.control("team=a") == Control(frozen=True, granted=100, granted_until=9.5)
+
+
+def test_an_account_is_kept_while_a_call_of_its_window_is_in_flight(store: AccountStore) -> None:
+    """A stream is extended for days, and nobody reaps it in the meantime."""
+    day = watch("day 0", 1000)._replace(starts_at=0.0, ends_at=DAY)
+    store.reserve(wish("short#1", 3, day, until=10.0), 0.0)
+    store.settle("short#1", 3, (), 1.0, True)
+    store.reserve(wish("long#1", 5, day, until=10.0), 0.0)
+    store.extend("long#1", 9 * DAY, 5.0)
+    for number in range(4, 9):
+        store.reap(number * DAY)
+        assert account(store, "day 0") == Account(3, 5)
+    store.settle("long#1", 4, (), 8 * DAY + 1, True)
+    assert account(store, "day 0") == Account(7, 0)
+    store.reap(20 * DAY)
+    assert store.accounts() == {}
+
+
 def test_a_mark_is_set_by_one_until_it_is_over(store: AccountStore) -> None:
     assert store.mark("alert", 0.0, 10.0)
     assert not store.mark("alert", 9.999, 99.0)
-    assert store.mark("other", 5.0, None)
+    assert store.mark("other", 5.0, 1e9)
     assert store.mark("alert", 10.0, 30.0)
     assert not store.mark("alert", 29.0, 30.0)
-    assert not store.mark("other", 1e12, None)
+    assert not store.mark("other", 1e9 - 1, 2e9)
 
 
 def test_of_many_threads_one_sets_a_mark(store: AccountStore) -> None:

@@ -40,10 +40,10 @@ def test_of_fifty_tasks_ten_are_admitted_and_both_kinds_of_client_see_them(tmp_p
         await client.extend(third, now + 1000, now)
         assert await client.accounts(["a"]) == {"a": Account(3, 8 * CENT)}
         await client.adjust("a", -3)
-        await client.set_control("team=a", Control(granted=5, granted_until=9.5))
+        await client.set_control("team=a", grant=(5, 9.5))
         assert await client.control("team=a") == Control(granted=5, granted_until=9.5)
-        assert await client.mark("alert", now, None)
-        assert not await client.mark("alert", now, None)
+        assert await client.mark("alert", now, now + 60)
+        assert not await client.mark("alert", now, now + 60)
         assert await client.reap(now) == ()
         await client.acknowledge(rest)
         await client.close()

@@ -242,8 +242,10 @@ def test_a_file_of_before_there_were_parts_is_opened_without_losing_a_row(
     assert store.control("in:") == Control(True, 5, 99.0)
     after = tables(path)
     assert before.pop("store_version") == [(1,)]
+    assert before.pop("store_marks") == [("told", None)]
+    assert [name for name, _ in after.pop("store_marks")] == ["told"]
     assert after == before
-    assert not store.mark("told", 0.0, None)
+    assert not store.mark("told", time.time() + 365 * 86_400, 1e12)
     again = store.reserve(wish("done#1"), 0.0)
     assert again == Held(HoldState.SETTLED, 9, False)
     assert sorted(loss.name for loss in store.reap(60.0)) == ["lost#1", "op#1"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from genops_ctx.core.accounts import Control, Refusal, Reserve, Watch, WrongWindow
+from genops_ctx.core.accounts import Refusal, Reserve, Watch, WrongWindow
 from genops_ctx.core.ports import AccountStore
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
@@ -39,11 +39,12 @@ watches = st.builds(
     budget=st.sampled_from(["day", "month"]),
     scope=st.just("somebody"),
     enforced=st.sampled_from([True, True, False]),
+    observed=flags,
     starts_at=st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 130.0]),
     also=st.sampled_from([(), (), ("a",), ("b", "c|day:1")]),
     before=st.sampled_from(["", "", "a", "b"]),
     control=st.sampled_from(["", "", "team=a", "team=b"]),
-).map(lambda each: each._replace(ends_at=ENDS[each.account]))
+).map(lambda each: each._replace(ends_at=ENDS[each.account], observed=each.observed and not each.enforced))
 
 Step = Callable[[AccountStore, float], Any]
 
@@ -58,11 +59,12 @@ def reserve(
     return step
 
 
-def control(key: str, frozen: bool, granted: int, until: float) -> Step:
+def control(key: str, frozen: bool | None, grant: tuple[int, float] | None) -> Step:
     def step(store: AccountStore, now: float) -> Any:
         before = store.control(key)
-        store.set_control(key, Control(frozen, granted, until))
-        return before, store.control(key)
+        said = store.set_control(key, frozen=frozen, grant=grant)
+        assert store.control(key) == said
+        return before, said
 
     return step
 
@@ -98,11 +100,16 @@ steps = st.one_of(
     ),
     st.builds(lambda: lambda store, now: sorted(store.reap(now), key=lambda lost: lost.name)),
     st.builds(lambda name: lambda store, now: store.acknowledge([name]), names),
-    st.builds(control, st.sampled_from(["team=a", "team=b"]), rarely, amounts, st.sampled_from([0.0, 190.5])),
+    st.builds(
+        control,
+        st.sampled_from(["team=a", "team=b"]),
+        st.none() | rarely,
+        st.none() | st.tuples(amounts, st.sampled_from([0.0, 190.5])),
+    ),
     st.builds(lambda key, spent: lambda store, now: store.adjust(key, spent), keys, st.integers(-50, 50)),
     st.builds(
         lambda until: lambda store, now: store.mark("alert", now, until),
-        st.sampled_from([None, 170.0, 300.0]),
+        st.sampled_from([170.0, 300.0, 1e9]),
     ),
 )
 gaps = st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.5, 7.0, 40.0, 601.0, 86_400.0])

@@ -20,8 +20,13 @@ end
 local gone = redis.call("ZRANGEBYSCORE", SWEEP, "-inf", upto, "LIMIT", 0, most)
 for _, member in ipairs(gone) do
   local kind, name = member:match("^(%a+) (.*)$")
-  redis.call("HDEL", kind == "account" and ACCOUNTS or MARKS, name)
-  redis.call("ZREM", SWEEP, member)
+  if kind == "account" and (redis.call("HGET", ACCOUNTS, name) or "0 0"):sub(-2) ~= " 0" then
+    -- A call that began in the window is still in flight.
+    redis.call("ZADD", SWEEP, string.format("%.17g", now + tonumber(ARGV[8])), member)
+  else
+    redis.call("HDEL", kind == "account" and ACCOUNTS or MARKS, name)
+    redis.call("ZREM", SWEEP, member)
+  end
 end
 local losses = {}
 local kept = redis.call("HGETALL", LOSSES)

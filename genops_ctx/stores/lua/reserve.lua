@@ -20,7 +20,7 @@ local at = 15
 for index = 1, tonumber(ARGV[14]) do
   local watch = {
     account = ARGV[at], limit = ARGV[at + 1], starts_at = tonumber(ARGV[at + 2]), ends_at = tonumber(ARGV[at + 3]),
-    enforced = ARGV[at + 4] == "1", control = ARGV[at + 5], kept_until = ARGV[at + 6], before = ARGV[at + 7], also = {},
+    enforced = ARGV[at + 4] == "1", observed = ARGV[at + 4] == "2", control = ARGV[at + 5], kept_until = ARGV[at + 6], before = ARGV[at + 7], also = {},
   }
   look_at(watch.account)
   local further = tonumber(ARGV[at + 8])
@@ -93,13 +93,13 @@ for index, watch in ipairs(watches) do
   local left, left_nanos = tidy(limit - counted[1] - counted[3], limit_nanos - counted[2] - counted[4])
   local refusal = {index - 1, counted, show(limit, limit_nanos)}
   local frozen = control and control[1]
-  if not watch.enforced then
+  if frozen and not watch.observed then
+    return answer("refused", index - 1, show(counted[1], counted[2]), show(counted[3], counted[4]), wanted, refusal[3], 1)
+  elseif not watch.enforced then
     if frozen then
       left, left_nanos = tidy(0, -1)
     end
     soft[#soft + 1] = {index - 1, left, left_nanos}
-  elseif frozen then
-    return answer("refused", index - 1, show(counted[1], counted[2]), show(counted[3], counted[4]), wanted, refusal[3], 1)
   elseif not free and less(left, left_nanos, amount, amount_nanos)
       and (not tightest or less(left, left_nanos, least, least_nanos)) then
     tightest = refusal
