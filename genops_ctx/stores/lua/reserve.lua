@@ -20,7 +20,8 @@ local at = 15
 for index = 1, tonumber(ARGV[14]) do
   local watch = {
     account = ARGV[at], limit = ARGV[at + 1], starts_at = tonumber(ARGV[at + 2]), ends_at = tonumber(ARGV[at + 3]),
-    enforced = ARGV[at + 4] == "1", observed = ARGV[at + 4] == "2", control = ARGV[at + 5], kept_until = ARGV[at + 6], before = ARGV[at + 7], also = {},
+    enforced = ARGV[at + 4] == "1", observed = ARGV[at + 4] == "2", control = ARGV[at + 5],
+    kept_until = ARGV[at + 6], before = ARGV[at + 7], also = {},
   }
   look_at(watch.account)
   local further = tonumber(ARGV[at + 8])
