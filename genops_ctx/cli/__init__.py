@@ -25,6 +25,7 @@ COMMANDS = {
     "check": ("check", "Check the set-up: Flowise, key, flows, attribution, prices."),
     "run": ("run", "Run one flow and show what it cost."),
     "init": ("init", "Write a configuration file for this project."),
+    "report": ("report", "What was spent, by team, flow, model … and how exactly that is known."),
     "budgets": ("budgets", "List budgets; set, grant, reset, freeze, rebuild; try out alerts."),
     "prices": ("prices", "Show, set and update model prices."),
     "estimate": ("estimate", "Estimate a month's spend."),

@@ -9,12 +9,11 @@ import difflib
 import getpass
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import click
 
 from ..core.errors import ConfigurationError
 from ..core.money import dollars, format_dollars, nanos_down, parse_dollars
+from .times import ahead
 
 if TYPE_CHECKING:
     from ..controls import Controls, Row
@@ -149,7 +149,7 @@ def set_budget(
 def grant(scope: str, amount: str, until: str, reason: str, as_json: bool) -> None:
     """Add AMOUNT dollars to every limit on SCOPE for a while; it takes the place of an earlier grant."""
     nanos = nanos_down(parse_dollars(amount, what="AMOUNT"))
-    end = _until(until)
+    end = ahead(until, option="--until")
     with _controls() as (controls, _):
         controls.grant(scope, nanos, end, reason=reason)
     if as_json:
@@ -294,18 +294,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not value:
         raise click.BadParameter(f"write {text!r} as VALUE=USD", param_hint="--limit-of")
     return value, amount
-
-
-_SPAN = re.compile(r"([1-9][0-9]{0,4})([mhd])\Z")
-
-
-def _until(text: str) -> float:
-    if span := _SPAN.match(text.strip()):
-        unit = {"m": "minutes", "h": "hours", "d": "days"}[span[2]]
-        return time.time() + timedelta(**{unit: int(span[1])}).total_seconds()
-    from ..pricing.overrides import moment
-
-    return moment(text, what="--until")
 
 
 def _time(at: float | None) -> str | None:
