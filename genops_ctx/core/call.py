@@ -91,7 +91,7 @@ def _reserved(call: Call, context: GovernanceContext | None) -> Story[Admitted |
 def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> Story[Admitted | Refused]:
     """Rate limits, reservation, permit."""
     now = call.started_at
-    taken = yield from throttle(guards.limits, call.attribution, call.flow or call.name, now, call.deadline)
+    taken = yield from throttle(guards.limiters, call.attribution, call.flow or call.name, now, call.deadline)
     if isinstance(taken, RateLimitExceeded):
         return Refused(taken, call.name, call.attribution, now)
     admitted: Admitted | Refused | None = None

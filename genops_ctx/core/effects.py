@@ -16,7 +16,7 @@ from .records import Charge
 
 if TYPE_CHECKING:
     from .outcomes import Outcome
-    from .ports import Breaker, RateLimit
+    from .ports import Breaker, Limiter, Turn
 
 __all__ = [
     "Ask",
@@ -88,26 +88,27 @@ class LookUp(NamedTuple):
 
 
 class Take(NamedTuple):
-    """Effect: take a token from a rate limit. Answers a token, or :class:`RateLimitExceeded`."""
+    """Effect: ask a rate limit for a turn. Answers a :class:`Turn`, or :class:`RateLimitExceeded`."""
 
-    limit: RateLimit
+    limiter: Limiter
     attribution: Mapping[str, str]
     flow: str
     now: float
+    patience: float
 
     def perform(self) -> object:
-        return self.limit.take(self.attribution, self.flow, self.now)
+        return self.limiter.take(self.attribution, self.flow, self.now, self.patience)
 
 
 class PutBack(NamedTuple):
-    """Effect: the token was not used after all. Never raises."""
+    """Effect: the turn was not used after all. Never raises."""
 
-    limit: RateLimit
-    token: object
+    limiter: Limiter
+    turn: Turn
     now: float
 
     def perform(self) -> object:
-        self.limit.put_back(self.token, self.now)
+        self.limiter.put_back(self.turn, self.now)
         return None
 
 

@@ -231,10 +231,10 @@ class CircuitOpen(CallRefused):
         breaker: name of the breaker.
         target: what it watches, for people.
         state: ``open``, or ``half_open`` while others are trying whether it works again.
-        retry_after: seconds until it may let a call through.
+        retry_after: seconds until it may let a call through; None where an operator has opened it.
     """
 
-    def __init__(self, breaker: str, target: str, state: str, retry_after: float) -> None:
+    def __init__(self, breaker: str, target: str, state: str, retry_after: float | None) -> None:
         self.breaker = breaker
         self.target = target
         self.state = state
@@ -242,14 +242,16 @@ class CircuitOpen(CallRefused):
         super().__init__(breaker, target, state, retry_after)
 
     def __str__(self) -> str:
-        why = (
-            "it has been failing"
-            if self.state == "open"
-            else "it has been failing, and other calls are trying whether it works again"
-        )
+        if self.retry_after is None:
+            why, when = "an operator has opened it", "Have it reset"
+        else:
+            why = "it has been failing"
+            if self.state == "half_open":
+                why += ", and other calls are trying whether it works again"
+            when = f"Try again in {self.retry_after:.3g} s"
         return (
             f"circuit breaker {self.breaker!r} is {self.state} and refused the call of {self.target} before "
-            f"it was sent: {why}. Try again in {self.retry_after:.3g} s, or give a fallback"
+            f"it was sent: {why}. {when}, or give a fallback"
         )
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .effects import Enter, Pause, PutBack, Story, Take
 from .errors import CircuitOpen, RateLimitExceeded
+from .ports import Turn
 
 if TYPE_CHECKING:
-    from .ports import Breaker, RateLimit
+    from .ports import Breaker, Limiter
 
 __all__ = ["Guards", "Passage", "enter", "put_back", "throttle"]
 
@@ -17,7 +18,7 @@ __all__ = ["Guards", "Passage", "enter", "put_back", "throttle"]
 class Guards(NamedTuple):
     """What stands before a call besides policies and budgets."""
 
-    limits: tuple[RateLimit, ...] = ()
+    limiters: tuple[Limiter, ...] = ()
     breaker: Breaker | None = None
     target: str = ""
     """what the breaker watches, for people: the flow and where it runs, or a function"""
@@ -30,28 +31,27 @@ class Passage(NamedTuple):
     permit: object
 
 
-Taken = tuple["RateLimit", object]
-"""A rate limit, and the token that was taken from it."""
+Taken = tuple["Limiter", Turn]
+"""A limiter, and the turn that it gave."""
 
 
 def throttle(
-    limits: Sequence[RateLimit], attribution: Mapping[str, str], flow: str, now: float, deadline: float
+    limiters: Sequence[Limiter], attribution: Mapping[str, str], flow: str, now: float, deadline: float
 ) -> Story[tuple[Taken, ...] | RateLimitExceeded]:
-    """Take a token from each limit, waiting as long as it and the deadline (seconds) allow; or from none."""
+    """Ask each limiter for a turn and wait for it, within the deadline (seconds); keep all turns or none."""
     taken: list[Taken] = []
     waited = 0.0
     try:
-        for limit in limits:
-            while True:
-                answer = yield Take(limit, attribution, flow, now + waited)
-                if not isinstance(answer, RateLimitExceeded):
-                    break
-                if waited + answer.retry_after > min(limit.max_wait, deadline):
-                    yield from put_back(taken, now + waited)
-                    return answer
-                yield Pause(answer.retry_after)
-                waited += answer.retry_after
-            taken.append((limit, answer))
+        for limiter in limiters:
+            turn = yield Take(limiter, attribution, flow, now + waited, deadline - waited)
+            if isinstance(turn, RateLimitExceeded):
+                yield from put_back(taken, now + waited)
+                return turn
+            assert isinstance(turn, Turn)
+            taken.append((limiter, turn))
+            if turn.wait > 0:
+                yield Pause(turn.wait)
+                waited += turn.wait
     except BaseException:
         yield from put_back(taken, now + waited)
         raise
@@ -59,9 +59,9 @@ def throttle(
 
 
 def put_back(taken: Sequence[Taken], now: float) -> Story[None]:
-    """Give tokens back, the last one first: the call was not made."""
-    for limit, token in reversed(taken):
-        yield PutBack(limit, token, now)
+    """Give turns back, the last one first: the call was not made."""
+    for limiter, turn in reversed(taken):
+        yield PutBack(limiter, turn, now)
 
 
 def enter(guards: Guards, now: float) -> Story[Passage | CircuitOpen | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,12 @@ __all__ = [
     "Clock",
     "Held",
     "Ledger",
+    "Limiter",
     "Lost",
     "Observer",
     "Prices",
     "Quote",
-    "RateLimit",
+    "Turn",
     "Witness",
 ]
 
@@ -141,19 +142,23 @@ class AccountStore(Protocol):
     def close(self) -> None: ...
 
 
-class RateLimit(Protocol):
-    """How often something may be called, as the story of a call sees it. Tokens mean nothing to others."""
+class Turn(NamedTuple):
+    """Leave to make one call, in ``wait`` seconds."""
 
-    @property
-    def max_wait(self) -> float:
-        """Seconds that a call may wait for its token; 0 where it is refused at once."""
+    wait: float
+    token: object
+    """to give it back by"""
+
+
+class Limiter(Protocol):
+    """How often something may be called, as the story of a call sees it."""
+
+    def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
+        """A :class:`Turn` within ``patience`` seconds at most, or
+        :class:`~genops_ctx.core.errors.RateLimitExceeded`."""
         ...
 
-    def take(self, attribution: Mapping[str, str], flow: str, now: float) -> object:
-        """A token, or the :class:`~genops_ctx.core.errors.RateLimitExceeded` that says when there is one."""
-        ...
-
-    def put_back(self, token: object, now: float) -> None:
+    def put_back(self, turn: Turn, now: float) -> None:
         """The call was not made. Never raises."""
         ...
 

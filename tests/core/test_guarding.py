@@ -32,7 +32,7 @@ from genops_ctx.core.errors import BudgetExceeded, CircuitOpen, PolicyViolation,
 from genops_ctx.core.guarding import Guards
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.policy import ALLOWED, Facts, Verdict
-from genops_ctx.core.ports import Quote
+from genops_ctx.core.ports import Quote, Turn
 from genops_ctx.core.records import Usage
 from genops_ctx.stores.memory import MemoryStore
 
@@ -49,17 +49,20 @@ class Bucket:
     refill: float = 5.0
     max_wait: float = 0.0
 
-    def take(self, attribution: Mapping[str, str], flow: str, now: float) -> object:
-        if not self.tokens:
-            self.log.append(f"{self.name} empty")
-            return RateLimitExceeded(self.name, "", self.refill)
-        self.tokens -= 1
-        self.log.append(f"{self.name} taken")
-        return (self.name, now)
+    def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
+        if self.tokens:
+            self.tokens -= 1
+            self.log.append(f"{self.name} taken")
+            return Turn(0.0, self.name)
+        if self.refill <= min(self.max_wait, patience):
+            self.tokens -= 1
+            self.log.append(f"{self.name} booked")
+            return Turn(self.refill, self.name)
+        self.log.append(f"{self.name} empty")
+        return RateLimitExceeded(self.name, "", self.refill)
 
-    def put_back(self, token: object, now: float) -> None:
-        assert isinstance(token, tuple)
-        assert token[0] == self.name
+    def put_back(self, turn: Turn, now: float) -> None:
+        assert turn.token == self.name
         self.tokens += 1
         self.log.append(f"{self.name} back")
 
@@ -235,25 +238,29 @@ def test_a_breaker_that_fails_leaves_nothing_behind(run: Any) -> None:
     assert world.log[-1] == "policy undone"
 
 
-def test_a_call_waits_for_its_token_as_long_as_the_limit_says(run: Any) -> None:
+def test_a_call_waits_for_its_turn_as_long_as_the_limit_says(run: Any) -> None:
     world = World()
-
-    class Refilled(Bucket):
-        def take(self, attribution: Mapping[str, str], flow: str, now: float) -> object:
-            if now >= 1005.0:
-                self.tokens = max(self.tokens, 1)
-            return super().take(attribution, flow, now)
-
-    waiting = Refilled("user", world.log, tokens=0, max_wait=5.0)
+    waiting = Bucket("user", world.log, tokens=0, max_wait=5.0)
     assert isinstance(run(world, admit(call(Guards((waiting,))), None)), Admitted)
-    assert world.log == ["policy", "user empty", "wait 5", "user taken", "reserve"]
+    assert world.log == ["policy", "user booked", "wait 5", "reserve"]
 
     world.log.clear()
-    hasty = Refilled("user", world.log, tokens=0, max_wait=4.9)
+    hasty = Bucket("user", world.log, tokens=0, max_wait=4.9)
     refused = run(world, admit(call(Guards((hasty,))), None))
     assert isinstance(refused.error, RateLimitExceeded)
     assert refused.error.retry_after == 5.0
     assert world.log == ["policy", "user empty", "policy undone"]
+
+
+def test_waits_for_several_limits_share_the_deadline(run: Any) -> None:
+    """30 s and 30 s fit into 60; 30 s and 31 s do not, and the first turn goes back."""
+    for second, admits in ((30.0, True), (31.0, False)):
+        world = World()
+        one = Bucket("one", world.log, tokens=0, refill=30.0, max_wait=100.0)
+        two = Bucket("two", world.log, tokens=0, refill=second, max_wait=100.0)
+        answer = run(world, admit(call(Guards((one, two))), None))
+        assert isinstance(answer, Admitted) is admits
+        assert (one.tokens, two.tokens) == ((-1, -1) if admits else (0, 0))
 
 
 def test_nothing_waits_longer_than_the_call_may_take(run: Any) -> None:
@@ -278,7 +285,7 @@ def test_what_interrupts_a_wait_gives_the_other_tokens_back(run: Any) -> None:
     world.perform = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         run(world, admit(call(Guards((user, flow))), None))
-    assert user.tokens == 1
+    assert (user.tokens, flow.tokens) == (1, 0)
     assert "reserve" not in world.log
 
 
