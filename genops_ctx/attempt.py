@@ -120,7 +120,7 @@ def opening(
     may take; ``attribution`` and ``defaults`` are checked already. ``spent_already`` says that the call
     was made before it came here, so that no budget can refuse it any more. ``own`` are the adapter's
     budgets; ``models`` and ``question`` are for policies; ``degraded_from`` names the flow that this
-    call runs instead of; ``guards`` are its rate limits and its breaker. Raises :class:`CallRefused` and
+    call runs instead of; ``guards`` are its rate limits and breakers. Raises :class:`CallRefused` and
     its kinds, :class:`ConfigurationError`, :class:`LockedAttributeError`.
     """
     runtime = runtime if runtime is not None else get_runtime()

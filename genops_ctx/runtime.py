@@ -147,7 +147,7 @@ class Runtime:
         """All that admission needs to know of a call. ``defaults`` are the adapter's attribution.
 
         ``own`` are the adapter's budgets, ``models`` and ``question`` what policies may look at (only
-        a keyed hash of the question is kept), ``guards`` its rate limits and its breaker.
+        a keyed hash of the question is kept), ``guards`` its rate limits and breakers.
 
         ``max_nanos`` is what it can cost at most; ``forecast`` is asked only where a budget is in
         scope. Raises :class:`ConfigurationError` for a bad key, and :class:`LockedAttributeError`.

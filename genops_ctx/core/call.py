@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .booking import Report, book
-from .effects import Ask, Book, Effect, Hold, Judge, Leave, LookUp, Release, Story, Undo, drive, drive_async
+from .effects import Ask, Book, Effect, Hold, Judge, LookUp, Release, Story, Undo, drive, drive_async
 from .errors import CircuitOpen, RateLimitExceeded
 from .exceeded import would_refuse
-from .guarding import Guards, Passage, enter, put_back, throttle
+from .guarding import Guards, enter, leave, put_back, throttle
 from .operations import new_operation
 from .outcomes import BOOKINGS, Booking
 from .policy import ALLOWED, Verdict
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def admit(call: Call, context: GovernanceContext | None) -> Story[Admitted | Refused]:
-    """Ask policies, rate limits, budgets and the breaker, in this order.
+    """Ask policies, rate limits, budgets and the breakers, in this order.
 
     A refusal gives back what came before it. Nothing has been sent, whatever it answers.
     """
@@ -95,21 +95,20 @@ def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> S
     if isinstance(taken, RateLimitExceeded):
         return Refused(taken, call.name, call.attribution, now)
     admitted: Admitted | Refused | None = None
-    passage: Passage | CircuitOpen | None = None
     try:
         admitted = yield from _reserved(call, context)
         if isinstance(admitted, Admitted):
             try:
-                passage = yield from enter(guards, now)
+                passages = yield from enter(guards, now)
             except BaseException:
                 reserved, admitted = admitted, None
                 yield from give_back(call, context, reserved)
                 raise
-            if isinstance(passage, CircuitOpen):
-                reserved, admitted = admitted, Refused(passage, call.name, call.attribution, now)
+            if isinstance(passages, CircuitOpen):
+                reserved, admitted = admitted, Refused(passages, call.name, call.attribution, now)
                 yield from give_back(call, context, reserved)
             else:
-                admitted = replace(admitted, passage=passage)
+                admitted = replace(admitted, passages=passages)
     finally:
         if not isinstance(admitted, Admitted):
             yield from put_back(taken, now)
@@ -144,7 +143,7 @@ def finish(
 ) -> Story[Charge | None]:
     """Book what the attempt cost: ledger first, then the accounts, then the contexts' totals.
 
-    The breaker that let it through is told how it ended; ``error`` is what the caller sees. Returns the
+    The breakers that let it through are told how it ended; ``error`` is what the caller sees. Returns the
     charge, or None where nothing was sent.
     """
     try:
@@ -162,6 +161,4 @@ def finish(
                 context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))
         return charge
     finally:
-        if admitted.passage is not None:
-            breaker, permit = admitted.passage
-            yield Leave(breaker, permit, report.outcome, error, report.ended_at)
+        yield from leave(admitted.passages, report.outcome, error, report.ended_at)

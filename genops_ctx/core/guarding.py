@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .effects import Enter, Pause, PutBack, Story, Take
+from .effects import Enter, Leave, Pause, PutBack, Story, Take
 from .errors import CircuitOpen, RateLimitExceeded
+from .outcomes import Outcome
 from .ports import Turn
 
 if TYPE_CHECKING:
     from .ports import Breaker, Limiter
 
-__all__ = ["Guards", "Passage", "enter", "put_back", "throttle"]
+__all__ = ["Guards", "Passage", "enter", "leave", "put_back", "throttle"]
 
 
 class Guards(NamedTuple):
     """What stands before a call besides policies and budgets."""
 
     limiters: tuple[Limiter, ...] = ()
-    breaker: Breaker | None = None
+    breakers: tuple[Breaker, ...] = ()
     target: str = ""
-    """what the breaker watches, for people: the flow and where it runs, or a function"""
+    """what the breakers watch, for people: the flow and where it runs, or a function"""
 
 
 class Passage(NamedTuple):
@@ -64,9 +65,25 @@ def put_back(taken: Sequence[Taken], now: float) -> Story[None]:
         yield PutBack(limiter, turn, now)
 
 
-def enter(guards: Guards, now: float) -> Story[Passage | CircuitOpen | None]:
-    """Ask the breaker, if there is one, to let the call through."""
-    if guards.breaker is None:
-        return None
-    permit = yield Enter(guards.breaker, guards.target, now)
-    return permit if isinstance(permit, CircuitOpen) else Passage(guards.breaker, permit)
+def enter(guards: Guards, now: float) -> Story[tuple[Passage, ...] | CircuitOpen]:
+    """Ask each breaker to let the call through; keep all permits or none."""
+    passages: list[Passage] = []
+    try:
+        for breaker in guards.breakers:
+            permit = yield Enter(breaker, guards.target, now)
+            if isinstance(permit, CircuitOpen):
+                yield from leave(passages, Outcome.NOT_SENT, permit, now)
+                return permit
+            passages.append(Passage(breaker, permit))
+    except BaseException as error:
+        yield from leave(passages, Outcome.NOT_SENT, error, now)
+        raise
+    return tuple(passages)
+
+
+def leave(
+    passages: Sequence[Passage], outcome: Outcome, error: BaseException | None, now: float
+) -> Story[None]:
+    """Tell the breakers how the call ended, the last one first."""
+    for breaker, permit in reversed(passages):
+        yield Leave(breaker, permit, outcome, error, now)

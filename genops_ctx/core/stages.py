@@ -50,7 +50,7 @@ class Call:
     facts: Facts | None = None
     """what the policies look at; None where there are none"""
     guards: Guards | None = None
-    """its rate limits and its breaker"""
+    """its rate limits and breakers"""
     attempt: int = 1
     """which one of its operation this is; of a keyed one, the earliest that it can be"""
     flags: tuple[str, ...] = ()
@@ -81,8 +81,8 @@ class Admitted:
     passed: tuple[str, ...] = ()
     """budgets that only warn and are passed by it"""
     flags: tuple[str, ...] = ()
-    passage: Passage | None = None
-    """its breaker's permit"""
+    passages: tuple[Passage, ...] = ()
+    """permits of its breakers"""
 
     @property
     def hold(self) -> str:

@@ -164,7 +164,7 @@ def reserved(world: World) -> int:
 def test_policies_limits_budgets_and_breaker_are_asked_in_this_order(run: Any) -> None:
     world = World()
     fuse = Fuse(world.log)
-    guards = Guards((Bucket("user", world.log), Bucket("flow", world.log)), fuse, "ask")
+    guards = Guards((Bucket("user", world.log), Bucket("flow", world.log)), (fuse,), "ask")
     admitted = run(world, admit(call(guards), None))
     assert isinstance(admitted, Admitted)
     assert world.log == ["policy", "user taken", "flow taken", "reserve", "permit"]
@@ -189,7 +189,7 @@ def test_a_refusal_gives_back_what_came_before_it(run: Any, refusing: str) -> No
         limit = CENT // 2
     else:
         fuse.open = True
-    answer = run(world, admit(call(Guards((user, flow), fuse, "ask"), amount=amount, limit=limit), None))
+    answer = run(world, admit(call(Guards((user, flow), (fuse,), "ask"), amount=amount, limit=limit), None))
     assert isinstance(answer, Refused)
     kinds = {
         "policy": PolicyViolation,
@@ -232,7 +232,7 @@ def test_a_breaker_that_fails_leaves_nothing_behind(run: Any) -> None:
     world = World()
     user = Bucket("user", world.log)
     with pytest.raises(KeyboardInterrupt):
-        run(world, admit(call(Guards((user,), Fuse(world.log, trouble=KeyboardInterrupt()))), None))
+        run(world, admit(call(Guards((user,), (Fuse(world.log, trouble=KeyboardInterrupt()),))), None))
     assert user.tokens == 1
     assert reserved(world) == 0
     assert world.log[-1] == "policy undone"
@@ -289,11 +289,20 @@ def test_what_interrupts_a_wait_gives_the_other_tokens_back(run: Any) -> None:
     assert "reserve" not in world.log
 
 
+def test_a_breaker_that_refuses_gives_the_permits_of_the_others_back(run: Any) -> None:
+    world = World()
+    shut, open_ = Fuse(world.log), Fuse(world.log, open=True)
+    refused = run(world, admit(call(Guards((), (shut, open_), "ask")), None))
+    assert isinstance(refused.error, CircuitOpen)
+    assert [(permit, outcome) for permit, outcome, _ in shut.told] == [(7, Outcome.NOT_SENT)]
+    assert reserved(world) == 0
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_the_breaker_is_told_every_end(run: Any, outcome: Outcome) -> None:
     world = World()
     fuse = Fuse(world.log)
-    admitted = run(world, admit(call(Guards((), fuse)), None))
+    admitted = run(world, admit(call(Guards((), (fuse,))), None))
     error = None if outcome is Outcome.COMPLETED else TimeoutError()
     run(world, finish(admitted, Report(outcome, 1001.0), NanoPerToken(), None, error))
     assert fuse.told == [(7, outcome, error)]
@@ -316,7 +325,7 @@ def test_whatever_refuses_tokens_and_money_are_where_they_were(
     if policy:
         world.verdict = Verdict(PolicyViolation("p", "ask", "no"))
     limit = CENT - 1 if poor else 10 * CENT
-    answer = drive(admit(call(Guards((one, two), fuse), limit=limit), None), world.perform)
+    answer = drive(admit(call(Guards((one, two), (fuse,)), limit=limit), None), world.perform)
     admits = bool(tokens and more) and not (is_open or poor or policy)
     assert isinstance(answer, Admitted) is admits
     assert (one.tokens, two.tokens) == (tokens - admits, more - admits)
