@@ -92,6 +92,7 @@ class Attempt:
         if self.charge is not None:
             runtime.finished(self.charge)
             runtime.alerts.booked(self.watches, self.context)
+        runtime.corrections.booked(self.admitted.hold, self.charge)
         return self.charge
 
 

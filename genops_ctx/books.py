@@ -4,8 +4,9 @@ An entry that the accounts do not have yet stays marked in the ledger and is set
 process or by the next one that opens the ledger; settling twice changes nothing. Where store and
 ledger share one file, one transaction writes both.
 
-What was booked as lost and comes to its end after all is corrected by an *adjustment*: a charge of its
-own that takes the lost amount back and says what is true instead.
+What was booked and proves to be wrong is corrected by an *adjustment* (:mod:`.core.evidence`): a charge
+of its own that takes lines back and says what is true instead. So is what was lost and comes to its end
+after all.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from dataclasses import replace
 from .core.accounts import Refusal, Reserve, WrongWindow
 from .core.booking import charge_of_loss, hold_id
 from .core.errors import StoreError
+from .core.evidence import adjusted
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
-from .core.records import Charge, CostSource, Exactness, Line, LineKind
+from .core.records import Charge, Exactness
 from .generations import Generations
 
-__all__ = ["Books", "adjustment_id"]
+__all__ = ["Books"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -35,6 +37,9 @@ KEPT = 10_000
 """Releases, and charges, that wait at most for a store or ledger that does not answer."""
 
 BATCH = 100
+
+TRIES = 100
+"""Adjustments that may come between, before one gives up."""
 
 REPLAY_SECONDS = 72_000.0
 """Older entries are not settled by a replay: the store may have forgotten that it has them."""
@@ -140,8 +145,7 @@ class Books:
         self.store.release(hold, now)
         lost = self._lost(hold, hold.rpartition("#")[0])
         if lost is not None:
-            taken_back = replace(lost, id=adjustment_id(hold), outcome=Outcome.NOT_SENT, lines=())
-            self.ledger.append(_adjusted(taken_back, lost, now))
+            self._append_adjustment(lost, replace(lost, outcome=Outcome.NOT_SENT, lines=()), now)
 
     def _correct(self, charge: Charge) -> None:
         """The ledger has a charge of this attempt. Unless it was lost, the first one counts."""
@@ -149,10 +153,68 @@ class Books:
         if lost is None:
             self._keep_apart(charge)
             return
-        adjustment = _adjusted(charge, lost, charge.ended_at)
-        if self.ledger.append(adjustment, settled=False) is not False:
-            self._settle(adjustment, charge.nanos)
-            self._mark_settled([adjustment])
+        adjustment = self._append_adjustment(lost, charge, charge.ended_at, settled=False)
+        if adjustment is not None:
+            self._settle_adjusted(adjustment)
+
+    def _append_adjustment(
+        self, first: Charge, said: Charge, now: float, settled: bool = True
+    ) -> Charge | None:
+        """Have the ledger say what ``said`` says instead of what is booked; None where it does."""
+        while True:
+            adjustments = self._adjustments_of(first)
+            if any(one.started_at == said.started_at and one.outcome == said.outcome for one in adjustments):
+                return None  # said before
+            if adjustments and adjustments[-1].exactness is Exactness.EXACT is not said.exactness:
+                return None  # evidence came first, and knows better
+            adjustment = adjusted(said, said.lines, first, adjustments, now)
+            if adjustment is None or self.ledger.append(adjustment, settled=settled) is not False:
+                return adjustment
+
+    # -- what turns out later -----------------------------------------------------------------------
+
+    def _adjustments_of(self, first: Charge) -> tuple[Charge, ...]:
+        """All that corrects a charge so far, in the order it was booked; raises where the ledger fails."""
+        return tuple(one for one in self.ledger.charges(first.operation) if one.adjustment_of == first.id)
+
+    def adjust(
+        self, hold: str, correction: Callable[[Charge, Sequence[Charge]], Charge | None]
+    ) -> tuple[Charge | None, Charge | None]:
+        """Book what ``correction`` makes of an attempt's charge and its adjustments so far.
+
+        Returns the first charge, and the adjustment; None for what there is not. Another process may
+        adjust the same charge meanwhile: then the function is asked again, with what that one has booked.
+        Raises where the ledger fails, so that the caller can come again.
+        """
+        for _ in range(TRIES):
+            first, adjustments = None, []
+            for charge in self.ledger.charges(hold.rpartition("#")[0]):
+                if charge.id == hold:
+                    first = charge
+                elif charge.adjustment_of == hold:
+                    adjustments.append(charge)
+            if first is None:
+                return None, None
+            adjustment = correction(first, adjustments)
+            if adjustment is None:
+                return first, None
+            settles = bool(adjustment.accounts)
+            if self.ledger.append(adjustment, settled=not settles) is not False:
+                break
+        else:
+            raise StoreError(f"{TRIES} others corrected the same charge meanwhile")
+        if settles:
+            try:
+                self._settle_adjusted(adjustment)
+            except Exception as error:
+                log.warning("a correction of %s is not in its accounts yet: %s", adjustment.name, error)
+        return first, adjustment
+
+    def _settle_adjusted(self, adjustment: Charge) -> None:
+        amount = None
+        while amount != (amount := self._amount(adjustment)):  # another process may have adjusted it too
+            self._settle(adjustment, amount)
+        self._mark_settled([adjustment])
 
     def _keep_apart(self, charge: Charge) -> None:
         """Another call took the same name, in a process with a store of its own: both were paid."""
@@ -267,9 +329,7 @@ class Books:
 
     def _amount(self, charge: Charge) -> int:
         """What the whole attempt has cost."""
-        hold = charge.adjustment_of
-        if not hold:
-            return charge.nanos
+        hold = charge.adjustment_of or charge.id
         parts = self.ledger.charges(charge.operation)
         return sum(part.nanos for part in parts if hold in (part.id, part.adjustment_of))
 
@@ -296,21 +356,3 @@ class Books:
             log.error("%d charges are not in the ledger: %s", len(self._unwritten), error)
         self.store.close()
         self.ledger.close()
-
-
-def adjustment_id(hold: str) -> str:
-    """The id of the charge that corrects a loss: there is one at most."""
-    return f"{hold}~1"
-
-
-def _adjusted(charge: Charge, lost: Charge, ended_at: float) -> Charge:
-    """The charge as an adjustment of a lost one, whose amount its first line takes back."""
-    note = "the call was not lost after all"
-    back = Line(LineKind.COST, -lost.nanos, CostSource.LOST, Exactness.ESTIMATED, note=note)
-    return replace(
-        charge,
-        id=adjustment_id(lost.id),
-        lines=(back, *charge.lines),
-        ended_at=ended_at,
-        adjustment_of=lost.id,
-    )

@@ -28,6 +28,7 @@ from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.scope import ScopedBudget
+from .corrections import Corrections
 from .decisions import Decisions, Models
 from .inflight import InFlight
 from .ledger import open_ledger
@@ -94,6 +95,7 @@ class Runtime:
         self._warned: set[str] = set()
         self.abandoned = Abandoned()
         self.in_flight = InFlight()
+        self.corrections = Corrections(self.books, lambda: self.prices, clock, self.corrected)
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -252,6 +254,12 @@ class Runtime:
                     self._costs.popitem(last=False)
             costs.append(charge.nanos)
 
+    def corrected(self, adjustment: Charge) -> None:
+        """Tell who listens of a charge that corrects another."""
+        for tell in tuple(self.listeners):
+            tell(adjustment)
+        self.decisions.booked(adjustment)
+
     def say_once(self, message: str, *args: object) -> None:
         """Log a warning the first time only."""
         text = message % args if args else message
@@ -270,6 +278,7 @@ class Runtime:
         if now >= self._next_reap:
             self._next_reap = now + REAP_EVERY
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
+            self.corrections.tidy()
 
 
 def _needs_store(scoped: tuple[ScopedBudget, ...], mode: str) -> bool:

@@ -31,6 +31,7 @@ FLOORS = {
     "books": 2,
     "generations": 2,
     "controls": 2,
+    "corrections": 2,
     "decisions": 2,
     "inflight": 2,
     "runtime": 2,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .ports import Lost, Prices
     from .stages import Admitted, Call
 
-__all__ = ["Report", "book", "charge_of_loss", "hold_id", "memo_of"]
+__all__ = ["BEYOND", "Report", "book", "charge_of_loss", "hold_id", "memo_of", "priced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Report:
 
     ``usages`` are proved (reported, traced …); ``estimates`` stand for model calls that happened or
     may have happened without being reported; ``unknown`` counts those of which not even the model is
-    known; ``costs`` are amounts given as such, and fees.
+    known; ``beyond`` and ``unknown_beyond`` are the same for calls that nothing will ever show (their lines
+    stay when others are corrected); ``costs`` are amounts given as such, and fees.
     """
 
     outcome: Outcome
@@ -35,6 +36,9 @@ class Report:
     usages: tuple[Usage, ...] = ()
     estimates: tuple[Usage, ...] = ()
     unknown: int = 0
+    beyond: tuple[Usage, ...] = ()
+    """estimates for calls that no trace of the flow would show"""
+    unknown_beyond: int = 0
     costs: tuple[Line, ...] = ()
     flags: tuple[str, ...] = ()
     trace_id: str = ""
@@ -86,9 +90,11 @@ def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
         lines = [_lost(admitted.reserved)]
     else:
         at = admitted.started_at
-        lines = [_price(usage, prices, at) for usage in (*report.usages, *report.estimates)]
+        lines = [priced(usage, prices, at) for usage in (*report.usages, *report.estimates)]
+        lines += [_beyond(priced(usage, prices, at)) for usage in report.beyond]
         lines += report.costs
         lines += [_UNKNOWN] * report.unknown
+        lines += [_beyond(_UNKNOWN)] * report.unknown_beyond
         if booking is not Booking.USAGE and not lines:
             lines = [_UNKNOWN]
         if booking is Booking.ESTIMATE:
@@ -119,6 +125,14 @@ _UNKNOWN = Line(
 )
 
 
+BEYOND = "no export shows this call"
+"""Marks an estimated line that stands beside whatever is exported later (embeddings, speech …)."""
+
+
+def _beyond(line: Line) -> Line:
+    return replace(line, note=f"{line.note}; {BEYOND}" if line.note else BEYOND)
+
+
 def _lost(reserved: int) -> Line:
     return Line(
         LineKind.COST,
@@ -129,7 +143,8 @@ def _lost(reserved: int) -> Line:
     )
 
 
-def _price(usage: Usage, prices: Prices, at: float) -> Line:
+def priced(usage: Usage, prices: Prices, at: float) -> Line:
+    """The line of one model call: priced exactly at a time (epoch seconds), rounded up once."""
     try:
         quote = prices.quote(usage, at)
         provider = prices.provider_of(usage.provider)

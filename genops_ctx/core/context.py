@@ -21,8 +21,9 @@ from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check
 from .budget import Budget, Budgets, parse_budgets
 from .errors import ConfigurationError
 from .money import dollars
+from .pending import Correctable
 from .scope import ScopedBudget, Spec
-from .totals import Costs, Totals, rows_of
+from .totals import Totals, rows_of
 from .tree import ContextTree
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_process)
 
 
-class GovernanceContext(Costs):
+class GovernanceContext(Correctable):
     """A scope of governance; open it with ``with``, ``async with``, or as a decorator.
 
     Totals may be read at any time and from any thread, after the block too. Amounts are exact
@@ -81,8 +82,7 @@ class GovernanceContext(Costs):
         self._path: tuple[GovernanceContext, ...] = ()
         self._attribution: Attribution = spec.attribution
         self._state: object = None
-        self._number = next(_numbers)
-        self._prefix = _process
+        self._number, self._prefix = next(_numbers), _process
         self._totals = Totals()
         self._hidden, self._left = 0, False
         self._children: list[GovernanceContext] | None = None

@@ -177,6 +177,8 @@ class LineKind(StrEnum):
     """the allocated part of a Flowise plan's fee"""
     COST = "cost"
     """a cost given as an amount, without tokens"""
+    REVERSAL = "reversal"
+    """takes another line back: its amount negated, its tokens and itself counted the other way"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +193,17 @@ class Line:
     price_version: str = ""
     """which price was used: source of the data and the start of its period"""
     note: str = ""
-    """why the line is not exact, where it is not"""
+    """why the line is not exact, where it is not; of traced usage, which model call it is"""
 
     @property
     def cost(self) -> Decimal | None:
         """Exact dollars, or None where unknown."""
         return None if self.nanos is None else dollars(self.nanos)
+
+    @property
+    def sign(self) -> int:
+        """How it counts: 1, or -1 for a line that takes another one back."""
+        return -1 if self.kind is LineKind.REVERSAL else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +243,8 @@ class Charge:
             if line.nanos is not None:
                 total += line.nanos
         object.__setattr__(self, "nanos", total)
-        object.__setattr__(self, "exactness", least_exact([line.exactness for line in self.lines]))
+        said = [line.exactness for line in self.lines if line.kind is not LineKind.REVERSAL]
+        object.__setattr__(self, "exactness", least_exact(said))
 
     @property
     def cost(self) -> Decimal:
@@ -246,11 +254,14 @@ class Charge:
     @property
     def usage(self) -> tuple[Usage, ...]:
         """The usage of each model call, in order."""
-        return tuple(line.usage for line in self.lines if line.usage is not None)
+        return tuple(
+            line.usage for line in self.lines if line.usage is not None and line.kind is not LineKind.REVERSAL
+        )
 
     @property
     def total_tokens(self) -> int:
-        return sum(line.usage.total_tokens for line in self.lines if line.usage is not None)
+        """Input and output tokens; less those taken back, so that an adjustment adds the difference."""
+        return sum(line.sign * line.usage.total_tokens for line in self.lines if line.usage is not None)
 
     @property
     def unpriced(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from .attribution import DIMENSIONS, UNALLOCATED, near_miss
@@ -69,6 +69,10 @@ class Totals:
     would_refuse = 0
     unpriced = 0
     rows: dict[Row, int] | None = None
+    pending: dict[str, Charge] | None = None
+    """charges that may still be corrected, by the attempt's id"""
+    waiting: list[Callable[[], object]] | None = None
+    """called once nothing is pending any more"""
     alerted: dict[int, int] | None = None
     """how many thresholds of each of its budgets, by identity, have had their alert"""
 
@@ -79,6 +83,16 @@ class Totals:
         self.tokens += tokens
         self.calls += 1
         self.unpriced += charge.unpriced
+        self._add(rows)
+
+    def correct(self, adjustment: Charge, unpriced: int, rows: list[tuple[Row, int]]) -> None:
+        """Count what an adjustment adds and takes back; ``unpriced`` is the change of that count."""
+        self.spent += adjustment.nanos
+        self.tokens += adjustment.total_tokens
+        self.unpriced += unpriced
+        self._add(rows)
+
+    def _add(self, rows: list[tuple[Row, int]]) -> None:
         if rows:
             mine = self.rows
             if mine is None:

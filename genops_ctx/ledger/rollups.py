@@ -225,10 +225,12 @@ _OF_LINES = {
     "source": "coalesce(source, '')",
     "exactness": "coalesce(exactness, 'exact')",
 }
+_SIGN = "CASE kind WHEN 'reversal' THEN -1 ELSE 1 END"
 _SUMS_OF_LINES = (
     f"sum(coalesce(nanos, 0) / {NANOS_PER_DOLLAR}), sum(coalesce(nanos, 0) % {NANOS_PER_DOLLAR}), "
-    "sum(coalesce(position, 0) = 0 AND adjustment_of = ''), count(charge), "
-    "sum(charge IS NOT NULL AND nanos IS NULL), "
-    "sum(coalesce(input_tokens, 0)), sum(coalesce(output_tokens, 0)), sum(coalesce(cache_read_tokens, 0)), "
-    "sum(coalesce(cache_write_tokens, 0) + coalesce(cache_write_1h_tokens, 0))"
+    f"sum(coalesce(position, 0) = 0 AND adjustment_of = ''), sum((charge IS NOT NULL) * {_SIGN}), "
+    f"sum((charge IS NOT NULL AND nanos IS NULL) * {_SIGN}), "
+    f"sum(coalesce(input_tokens, 0) * {_SIGN}), sum(coalesce(output_tokens, 0) * {_SIGN}), "
+    f"sum(coalesce(cache_read_tokens, 0) * {_SIGN}), "
+    f"sum((coalesce(cache_write_tokens, 0) + coalesce(cache_write_1h_tokens, 0)) * {_SIGN})"
 )

@@ -51,7 +51,7 @@ class Total:
     calls: int
     """attempts; one with several lines counts where its first line does, a correction nowhere"""
     lines: int
-    """model calls, fees and costs"""
+    """model calls, fees and costs; one that was taken back does not count"""
     unpriced: int
     """lines without a known price: not in ``nanos``, and not zero"""
     input_tokens: int
@@ -148,19 +148,20 @@ def sums_of(charge: Charge, line: Line | None, first: bool) -> Sums:
     calls = int(first and not charge.adjustment_of)
     if line is None:
         return 0, calls, 0, 0, 0, 0, 0, 0
-    unpriced = int(line.nanos is None)
+    sign = line.sign
+    unpriced = sign if line.nanos is None else 0
     usage = line.usage
     if usage is None:
-        return line.nanos or 0, calls, 1, unpriced, 0, 0, 0, 0
+        return line.nanos or 0, calls, sign, unpriced, 0, 0, 0, 0
     return (
         line.nanos or 0,
         calls,
-        1,
+        sign,
         unpriced,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_tokens + usage.cache_write_1h_tokens,
+        sign * usage.input_tokens,
+        sign * usage.output_tokens,
+        sign * usage.cache_read_tokens,
+        sign * (usage.cache_write_tokens + usage.cache_write_1h_tokens),
     )
 
 

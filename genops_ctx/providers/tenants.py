@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigurationError
 from ..core.money import dollars
+from ..core.records import Line, LineKind
 from ..runtime import get_runtime
 from .answers import FlowiseAnswer, FlowiseStream
 from .flowise import GenOpsFlowiseAdapter
@@ -76,21 +77,22 @@ class MultiTenantFlowiseManager:
         runtime = get_runtime()
         until = runtime.clock()
         since = until - float(time_period_hours) * 3600
-        cost = inexact = tokens = unpriced = calls = 0
+        cost = inexact = tokens = calls = 0
+        unpriced: dict[str, bool] = {}
         by_flow: dict[str, int] = {}
         by_model: dict[str, int] = {}
         for charge in runtime.books.ledger.charges():
             if charge.attribution.get("customer_id") != tenant_id or not since <= charge.started_at <= until:
                 continue
             calls += not charge.adjustment_of
-            unpriced += charge.unpriced
+            unpriced[charge.adjustment_of or charge.id] = charge.unpriced
             tokens += charge.total_tokens
             cost += charge.nanos
             by_flow[charge.name] = by_flow.get(charge.name, 0) + charge.nanos
             for line in charge.lines:
                 if line.exactness != "exact":
                     inexact += line.nanos or 0
-                model = line.usage.model if line.usage is not None else line.kind.value
+                model = line.usage.model if line.usage is not None else _kind(line)
                 by_model[model] = by_model.get(model, 0) + (line.nanos or 0)
         return {
             "tenant_id": tenant_id,
@@ -99,7 +101,7 @@ class MultiTenantFlowiseManager:
             "inexact_cost": dollars(inexact),
             "total_tokens": tokens,
             "calls": calls,
-            "unpriced_calls": unpriced,
+            "unpriced_calls": sum(unpriced.values()),
             "cost_by_flow": _dearest_first(by_flow),
             "cost_by_model": _dearest_first(by_model),
         }
@@ -110,6 +112,11 @@ def _same_tenant(tenant_id: str, given: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"customer_id={given['customer_id']!r} is not tenant {tenant_id!r}: a tenant's calls are its own"
         )
+
+
+def _kind(line: Line) -> str:
+    """What takes a line without usage back counts with what it takes back: fees never are."""
+    return (LineKind.COST if line.kind is LineKind.REVERSAL else line.kind).value
 
 
 def _dearest_first(nanos: Mapping[str, int]) -> dict[str, Decimal]:

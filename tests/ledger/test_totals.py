@@ -57,9 +57,10 @@ def counted(
             group = found[tuple(value(one, item, name) for name in by)]
             if item is not None:
                 group[0] += Fraction(item.nanos or 0, 10**9)
-                group[2] += 1
-                group[3] += item.nanos is None
-                group[4] += item.usage.input_tokens + item.usage.output_tokens if item.usage else 0
+                way = -1 if item.kind == "reversal" else 1  # what is taken back counts no more
+                group[2] += way
+                group[3] += way * (item.nanos is None)
+                group[4] += way * (item.usage.input_tokens + item.usage.output_tokens if item.usage else 0)
             if not one.adjustment_of and (item is None or item is one.lines[0]):
                 group[1] += 1
     return {key: (row[0], *map(int, row[1:])) for key, row in found.items()}  # type: ignore[misc]

@@ -1,0 +1,328 @@
+"""Charges that may still be corrected: the memory of attempts, and the evidence that comes for them.
+
+An attempt is *expected* before it is sent, so that evidence that overtakes its answer finds it. Once it
+is booked, whatever evidence is complete corrects it, by adjustments (:mod:`.core.evidence`), until its
+horizon is over: then the estimate stands. What this process does not remember is looked up in the
+ledger, so that evidence may come to another process, or after a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .core.evidence import Evidence, booked_evidence, booked_lines, merged, next_adjustment
+from .core.records import Charge, Exactness, LineKind
+
+if TYPE_CHECKING:
+    from .books import Books
+    from .core.pending import Correctable
+    from .core.ports import Clock, Prices
+
+__all__ = ["HORIZON_SECONDS", "Corrections", "Shown"]
+
+log = logging.getLogger("genops_ctx")
+
+HORIZON_SECONDS = 900.0
+"""How long after its end an attempt may be corrected; stores remember attempts for longer."""
+
+KEPT = 10_000
+"""Attempts remembered, and pieces of evidence that wait for their attempt."""
+
+SKEW_SECONDS = 60.0
+"""How far the clocks of Flowise and of this machine may be apart where times have to tell calls apart."""
+
+TICK_SECONDS = 1.0
+KEPT_TRACES = 100
+"""Traces of one attempt; a flow makes one or a few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Evidence with all that says whose it is."""
+
+    evidence: Evidence
+    request: str = ""
+    """our id of the attempt (its hold), where the route carried it"""
+    sessions: tuple[str, ...] = ()
+    """chat or session ids of Flowise; only where there is no ``request``"""
+    started_at: float | None = None
+    """seconds since the epoch, by the clock of Flowise"""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    hold: str
+    context: Correctable | None
+    sessions: tuple[str, ...]
+    started_at: float
+    ended_at: float | None = None
+    pending: bool = False
+    news: bool = False
+    """there is evidence that was not looked at yet"""
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """held while it is corrected"""
+
+
+@dataclass(slots=True)
+class _Early:
+    """Evidence whose attempt is not known yet: in flight in another process, or nobody's."""
+
+    shown: Shown
+    since: float
+    next_look: float
+
+
+class Corrections:
+    """The attempts of this process that evidence may still correct. Safe from any thread."""
+
+    def __init__(
+        self,
+        books: Books,
+        prices: Callable[[], Prices],
+        clock: Clock,
+        told: Callable[[Charge], object] = lambda adjustment: None,
+        horizon: float = HORIZON_SECONDS,
+    ) -> None:
+        """``told`` hears of every adjustment that is booked here; ``horizon`` is in seconds."""
+        self.horizon = horizon
+        self.unmatched = 0
+        """pieces of evidence of which nobody could say whose they are"""
+        self.routes: set[str] = set()
+        """the routes by which evidence can come to this process"""
+        self._books, self._prices, self._clock, self._told = books, prices, clock, told
+        self._lock = threading.Lock()
+        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._of_session: dict[str, list[str]] = {}
+        self._early: OrderedDict[str, _Early] = OrderedDict()
+        self._thread: tuple[int, threading.Thread] | None = None
+
+    # -- attempts ---------------------------------------------------------------------------------
+
+    def expect(
+        self, hold: str, context: Correctable | None, sessions: Sequence[str], started_at: float
+    ) -> None:
+        """An attempt is about to be sent, of which a route may show the model calls."""
+        attempt = _Attempt(hold, context, tuple(dict.fromkeys(filter(None, sessions))), started_at)
+        with self._lock:
+            self._attempts[hold] = attempt
+            for session in attempt.sessions:
+                self._of_session.setdefault(session, []).append(hold)
+            dropped = [self._attempts.popitem(last=False)[1] for _ in range(len(self._attempts) - KEPT)]
+            for one in dropped:
+                self._forget(one)
+        for one in dropped:
+            self._let_go(one)
+
+    def booked(self, hold: str, charge: Charge | None) -> None:
+        """An expected attempt has ended; None where nothing was sent. Raises nothing."""
+        with self._lock:
+            attempt = self._attempts.get(hold)
+            if attempt is None:
+                return
+            if charge is None:
+                del self._attempts[hold]
+                self._forget(attempt)
+                return
+            attempt.ended_at = charge.ended_at
+            attempt.pending = any(
+                line.exactness is not Exactness.EXACT and line.kind is not LineKind.FEE
+                for line in charge.lines
+            )
+        if attempt.pending:
+            if attempt.context is not None:
+                attempt.context.expect_correction(charge)
+            self._watch()
+            self._correct(attempt)
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def take(self, shown: Shown) -> None:
+        """Note what a route has shown, and correct what it completes. Raises nothing."""
+        try:
+            if not self._matched(shown):
+                self._keep_early(shown)
+        except Exception:
+            log.exception("evidence could not be taken in; the estimate stands")
+
+    def _matched(self, shown: Shown) -> bool:
+        attempt = self._attempt_of(shown)
+        if attempt is None and shown.request:
+            attempt = self._booked_elsewhere(shown.request)
+        if attempt is None:
+            return False
+        with self._lock:
+            known = attempt.evidence.get(shown.evidence.id)
+            if known is None and len(attempt.evidence) >= KEPT_TRACES:
+                return True
+            attempt.evidence[shown.evidence.id] = (
+                shown.evidence if known is None else merged(known, shown.evidence)
+            )
+            attempt.news = True
+        if attempt.ended_at is not None:
+            self._correct(attempt)
+        return True
+
+    def _attempt_of(self, shown: Shown) -> _Attempt | None:
+        """Whose it is; None where nobody in memory fits, or more than one does."""
+        with self._lock:
+            if shown.request:
+                return self._attempts.get(shown.request)
+            for session in shown.sessions:
+                holds = self._of_session.get(session, ())
+                fitting = [one for one in map(self._attempts.__getitem__, holds) if _fits(one, shown)]
+                if fitting:
+                    # In a session of several calls at about one time nobody can tell which it was.
+                    return fitting[0] if len(fitting) == 1 else None
+        return None
+
+    def _booked_elsewhere(self, hold: str) -> _Attempt | None:
+        """An attempt that only the ledger remembers: of another process, or of one before."""
+        operation, _, number = hold.rpartition("#")
+        if not operation or not number.isdigit() or len(hold) > 300:
+            return None
+        charge = next((one for one in self._books.ledger.charges(operation) if one.id == hold), None)
+        if charge is None or self._clock() - charge.ended_at > self.horizon:
+            return None
+        attempt = _Attempt(hold, None, (), charge.started_at, charge.ended_at, pending=True)
+        with self._lock:
+            attempt = self._attempts.setdefault(hold, attempt)
+        self._watch()
+        return attempt
+
+    def _keep_early(self, shown: Shown) -> None:
+        now = self._clock()
+        with self._lock:
+            name = shown.evidence.id
+            early = self._early.setdefault(name, _Early(shown, now, now))
+            known = early.shown
+            early.shown = Shown(
+                merged(known.evidence, shown.evidence),
+                shown.request or known.request,
+                shown.sessions or known.sessions,
+                known.started_at if shown.started_at is None else shown.started_at,
+            )
+            while len(self._early) > KEPT:
+                self._early.popitem(last=False)
+                self.unmatched += 1
+        self._watch()
+
+    def _match_early(self) -> None:
+        now = self._clock()
+        with self._lock:
+            due = [(name, early) for name, early in self._early.items() if early.next_look <= now]
+        for name, early in due:
+            early.next_look = now + max(TICK_SECONDS, (now - early.since) / 2)
+            over = now - early.since > self.horizon
+            if over or self._matched(early.shown):
+                with self._lock:
+                    self._early.pop(name, None)
+                    self.unmatched += over
+
+    # -- correcting -------------------------------------------------------------------------------
+
+    def _correct(self, attempt: _Attempt, *, final: bool = False) -> None:
+        with self._lock:
+            evidence = tuple(attempt.evidence.values())
+            attempt.news = False
+        if not evidence:
+            return
+        unpriced = whole = False
+
+        def correction(first: Charge, adjustments: Sequence[Charge]) -> Charge | None:
+            nonlocal unpriced, whole
+            earlier = booked_evidence(adjustments)
+            known = evidence if earlier is None else (*evidence, earlier)
+            found = next_adjustment(first, adjustments, known, self._prices(), self._clock(), final=final)
+            lines = booked_lines(first, adjustments)
+            unpriced = any(line.exactness is Exactness.UNKNOWN for line in lines)
+            whole = found is not None or all(line.exactness is Exactness.EXACT for line in lines)
+            return found
+
+        try:
+            with attempt.lock:
+                _, adjustment = self._books.adjust(attempt.hold, correction)
+                if adjustment is not None and attempt.context is not None:
+                    attempt.context.correct(adjustment, unpriced)
+        except Exception as error:
+            log.warning("a charge could not be corrected yet: %s", error)
+            attempt.news = True
+            return
+        if adjustment is not None:
+            self._told(adjustment)
+        if whole:
+            self._let_go(attempt)
+
+    def _let_go(self, attempt: _Attempt) -> None:
+        """It is not waited for any more; evidence that still comes is taken until the horizon."""
+        with self._lock:
+            pending, attempt.pending = attempt.pending, False
+        if pending and attempt.context is not None:
+            attempt.context.expect_no_more(attempt.hold)
+
+    def _forget(self, attempt: _Attempt) -> None:
+        for session in attempt.sessions:
+            holds = self._of_session.get(session, [])
+            if attempt.hold in holds:
+                holds.remove(attempt.hold)
+            if not holds:
+                self._of_session.pop(session, None)
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Look again for the attempts of early evidence, and end what has waited long enough."""
+        self._match_early()
+        now = self._clock()
+        with self._lock:
+            attempts = tuple(self._attempts.values())
+        for attempt in attempts:
+            if attempt.ended_at is None:
+                continue
+            over = now - attempt.ended_at > self.horizon
+            if attempt.news or (over and attempt.pending):
+                self._correct(attempt, final=over)
+            if over:
+                self._let_go(attempt)
+                with self._lock:
+                    if self._attempts.pop(attempt.hold, None) is not None:
+                        self._forget(attempt)
+
+    def _watch(self) -> None:
+        """Have a daemon thread tidy as long as something waits; started again after a fork."""
+        with self._lock:
+            if self._thread is not None and self._thread[0] == os.getpid() and self._thread[1].is_alive():
+                return
+            thread = threading.Thread(target=self._keep_tidy, name="genops_ctx-corrections", daemon=True)
+            self._thread = (os.getpid(), thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is about to end
+            log.warning("nobody waits for evidence any more: %s", error)
+
+    def _keep_tidy(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(TICK_SECONDS)
+            try:
+                self.tidy()
+            except Exception:
+                log.exception("corrections could not be brought up to date")
+            with self._lock:
+                if not self._early and not any(one.pending for one in self._attempts.values()):
+                    self._thread = None
+                    return
+
+
+def _fits(attempt: _Attempt, shown: Shown) -> bool:
+    at = shown.started_at
+    if at is None:
+        return True
+    ended = attempt.ended_at
+    return attempt.started_at - SKEW_SECONDS <= at and (ended is None or at <= ended + SKEW_SECONDS)
