@@ -54,7 +54,7 @@ class Books:
         self._generations = Generations(store, ledger)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
-        self._releases: deque[tuple[str, float]] = deque()
+        self._releases: deque[tuple[str, float, str]] = deque()
         self._unwritten: deque[tuple[Charge, bool]] = deque()
         """charges that the ledger did not take, and whether the accounts have them"""
         self._catching_up = threading.Lock()
@@ -80,14 +80,14 @@ class Books:
 
     # -- the end of a call ------------------------------------------------------------------------
 
-    def release(self, hold: str, now: float) -> None:
+    def release(self, hold: str, now: float, token: str = "") -> None:
         """Give a reservation back, now or as soon as the store answers."""
         try:
-            self._release(hold, now)
+            self._release(hold, now, token)
         except Exception as error:
             log.warning("a reservation could not be given back yet (%s); it will be", error)
             if len(self._releases) < KEPT:  # else it expires, and counts as spent
-                self._releases.append((hold, now))
+                self._releases.append((hold, now, token))
 
     def book(self, charge: Charge, settles: bool) -> None:
         """Write the charge down, then settle its reservation where it has one."""
@@ -141,8 +141,9 @@ class Books:
             told = self._generations.told(newest.adjustment_of or newest.id, newest.ended_at)
         self.ledger.mark_settled([charge.id for charge in charges], told)
 
-    def _release(self, hold: str, now: float) -> None:
-        self.store.release(hold, now)
+    def _release(self, hold: str, now: float, token: str) -> None:
+        if not self.store.release(hold, now, token) and token:
+            return  # there was no such reserve; what has its name is another's
         lost = self._lost(hold, hold.rpartition("#")[0])
         if lost is not None:
             self._append_adjustment(lost, replace(lost, outcome=Outcome.NOT_SENT, lines=()), now)
@@ -264,9 +265,9 @@ class Books:
         for _ in range(len(self._releases)):
             if self._time_is_up():
                 return
-            hold, now = self._releases[0]
+            hold, now, token = self._releases[0]
             try:
-                self._release(hold, now)
+                self._release(hold, now, token)
             except StoreError:
                 raise
             except Exception:

@@ -232,7 +232,7 @@ class Runtime:
         elif isinstance(effect, Ask):
             return effect.function(effect.refusal)
         elif isinstance(effect, Release):
-            self.books.release(effect.hold, effect.now)
+            self.books.release(effect.hold, effect.now, effect.token)
         elif isinstance(effect, Pause):
             time.sleep(effect.seconds)
         else:

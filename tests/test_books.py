@@ -129,6 +129,17 @@ def test_a_charge_without_a_reservation_is_only_written(setup: Setup) -> None:
     assert setup.ledger.real.unsettled() == ()
 
 
+def test_an_unsure_release_leaves_alone_what_another_has_lost_under_that_name(setup: Setup) -> None:
+    setup.reserve("op", until=50.0)
+    setup.books.catch_up(60.0)
+    setup.books.release("op#1", 61.0, "a token of ours")
+    assert [one.nanos for one in setup.booked()] == [10]
+    assert setup.account() == Account(10, 0)
+    setup.books.release("op#1", 62.0)
+    assert [one.nanos for one in setup.booked()] == [10, -10]
+    assert setup.account() == Account(0, 0)
+
+
 @pytest.mark.parametrize("error", [StoreError("gone"), RuntimeError("broken"), OSError(28, "disk full")])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["append", "settle", "mark_settled"])
@@ -275,10 +286,10 @@ def test_a_reservation_that_cannot_be_given_back_keeps_no_other_waiting(
     setup.store.heal()
     real = setup.store.real.release
 
-    def release(hold: str, now: float) -> None:
+    def release(hold: str, now: float, token: str = "") -> bool:
         if hold == "bad#1":
             raise ValueError("never")
-        real(hold, now)
+        return bool(real(hold, now, token))
 
     monkeypatch.setattr(setup.store.real, "release", release)
     setup.books.catch_up(2.0)

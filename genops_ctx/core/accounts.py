@@ -40,6 +40,7 @@ __all__ = [
     "accounts_of",
     "expire",
     "kept_until",
+    "made_by",
     "extend",
     "release",
     "reserve",
@@ -72,6 +73,8 @@ class Hold(NamedTuple):
     booked: int
     accounts: tuple[str, ...]
     expires_at: float
+    token: str = ""
+    """who made it, where its operation has a name that others may use too"""
 
 
 class Watch(NamedTuple):
@@ -137,6 +140,8 @@ class Reserve(NamedTuple):
     """the user named the operation, so its end is remembered"""
     memo: str = ""
     """what a charge of it will say, kept with the hold for the case that nobody finishes it"""
+    token: str = ""
+    """random: by it this reserve, and no other of that name, can be given back unheard"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +217,7 @@ def reserve(
         amount = least
     names = tuple(dict.fromkeys([watch.account for watch in wish.watches]))
     passed = tuple(watch for watch, left in soft if left < amount)
-    return Change(Hold(HoldState.HELD, amount, 0, names, wish.expires_at), 0, amount, passed)
+    return Change(Hold(HoldState.HELD, amount, 0, names, wish.expires_at, wish.token), 0, amount, passed)
 
 
 def _counted(watch: Watch, accounts: Mapping[str, Account]) -> Account:
@@ -269,15 +274,21 @@ def settle(
     return Change(after, actual - hold.booked, -freed)
 
 
-def release(hold: Hold | None) -> Change | None:
+def release(hold: Hold | None, token: str = "") -> Change | None:
     """Give a reservation back: certain that nothing was sent.
 
-    After an expiry it takes the lost amount back; after a settle it changes nothing.
+    After an expiry it takes the lost amount back; after a settle it changes nothing. With a ``token``
+    it changes nothing either where another reserve made the hold.
     """
-    if hold is None or hold.state not in (HoldState.HELD, HoldState.LOST):
+    if hold is None or hold.state not in (HoldState.HELD, HoldState.LOST) or not made_by(hold, token):
         return None
     freed = hold.amount if hold.state is HoldState.HELD else 0
     return Change(hold._replace(state=HoldState.RELEASED, booked=0), -hold.booked, -freed)
+
+
+def made_by(hold: Hold, token: str) -> bool:
+    """Whether the reserve of this token made the hold; without a token it does not matter which."""
+    return not token or hold.token == token
 
 
 def extend(hold: Hold, expires_at: float) -> Hold:

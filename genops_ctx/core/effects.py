@@ -71,6 +71,8 @@ class Release(NamedTuple):
 
     hold: str
     now: float
+    token: str = ""
+    """of the reserve whose answer is not known; else whatever has that name is given back"""
 
 
 class Book(NamedTuple):

@@ -101,7 +101,12 @@ class AccountStore(Protocol):
         """Book the actual cost; ``accounts`` are used where the hold is no longer known."""
         ...
 
-    def release(self, hold: str, now: float) -> None: ...
+    def release(self, hold: str, now: float, token: str = "") -> bool:
+        """Give a reservation back; with a ``token`` only the one that this very reserve made.
+
+        True where it is given back, now or before.
+        """
+        ...
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
         """``expires_at`` is of the same clock as ``now``: a store with a clock of its own converts it."""

@@ -17,6 +17,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .exceeded import asked, budget_exceeded, degrades, may_go_on, soften
+from .operations import new_operation
 from .outcomes import Outcome
 from .ports import Held
 from .stages import Admitted, Call, Refused
@@ -84,14 +85,13 @@ def _decide(known: list[tuple[Refused, Refusal]]) -> Story[Refused | None]:
     return None
 
 
-def _give_back_unsure(call: Call, hold: str) -> Story[None]:
+def _give_back_unsure(call: Call, wish: Reserve) -> Story[None]:
     """Nobody knows whether it was reserved: it is given back as soon as the store answers.
 
-    Not under a name of the user's own: another process may have that reservation, in flight. What
-    this one may have made expires.
+    Under a name of the user's own another process may have a reservation, in flight: the token tells
+    them apart.
     """
-    if not call.keyed:
-        yield Release(hold, call.started_at)
+    yield Release(wish.id, call.started_at, wish.token)
 
 
 def give_back(call: Call, context: GovernanceContext | None, admitted: Admitted) -> Story[None]:
@@ -151,6 +151,7 @@ def reserve(
             free,
             call.keyed,
             memo_of(call, context),
+            new_operation() if call.keyed else "",
         )
         try:
             answer = yield Hold(wish, call.started_at)
@@ -164,14 +165,14 @@ def reserve(
                 answer = yield Hold(wish, call.started_at)
         except StoreError as error:
             if call.needs_store:
-                yield from _give_back_unsure(call, wish.id)
+                yield from _give_back_unsure(call, wish)
                 return Refused(_unavailable(error), call.name, call.attribution, call.started_at)
             answer = Held(HoldState.HELD, amount, fresh=True)
             flags += ("store_unavailable",)
         except GeneratorExit:
             raise
         except BaseException:  # cancelled, interrupted
-            yield from _give_back_unsure(call, wish.id)
+            yield from _give_back_unsure(call, wish)
             raise
         finally:
             # A refused, cancelled or failed reserve leaves nothing behind in the contexts.

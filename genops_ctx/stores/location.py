@@ -60,6 +60,5 @@ class DefaultStore(SQLiteStore):
     def reap(self, now: float) -> Sequence[Lost]:
         return super().reap(now) if self._there else ()
 
-    def release(self, hold: str, now: float) -> None:
-        if self._there:
-            super().release(hold, now)
+    def release(self, hold: str, now: float, token: str = "") -> bool:
+        return super().release(hold, now, token) if self._there else False

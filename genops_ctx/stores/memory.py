@@ -65,15 +65,17 @@ class MemoryStore:
             self._apply(hold, rule.settle(self._holds.get(hold), actual, accounts, completed=completed))
             self._remember(hold, now)
 
-    def release(self, hold: str, now: float) -> None:
+    def release(self, hold: str, now: float, token: str = "") -> bool:
         with self._lock:
             before = self._holds.get(hold)
-            change = rule.release(before)
+            change = rule.release(before, token)
             if before is not None and change is not None:
                 self._apply(hold, change)
                 if before.state is HoldState.LOST:  # else the loss is of an attempt long before
                     self._lost.pop(hold, None)
                 self._end(hold, now)
+                return True
+            return before is not None and before.state is HoldState.RELEASED and rule.made_by(before, token)
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
         with self._lock:
@@ -90,7 +92,7 @@ class MemoryStore:
                 change = rule.expire(hold, now) if hold is not None else None
                 if change is not None:
                     self._apply(name, change)
-                    self._lost[name] = Lost(name, change.hold, self._memos.get(name, ""))
+                    self._lost[name] = Lost(name, change.hold._replace(token=""), self._memos.get(name, ""))
                     self._remember(name, now)
             self._forget(now)
             return tuple(self._lost.values())

@@ -110,8 +110,8 @@ class RedisStore:
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         self._ask(words.settle(hold, actual, accounts, now, completed))
 
-    def release(self, hold: str, now: float) -> None:
-        self._ask(words.release(hold, now))
+    def release(self, hold: str, now: float, token: str = "") -> bool:
+        return self._ask(words.release(hold, now, token))
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
         self._ask(words.extend(hold, expires_at, now))

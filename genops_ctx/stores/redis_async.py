@@ -38,8 +38,8 @@ class AsyncRedisStore:
     ) -> None:
         await self._ask(words.settle(hold, actual, accounts, now, completed))
 
-    async def release(self, hold: str, now: float) -> None:
-        await self._ask(words.release(hold, now))
+    async def release(self, hold: str, now: float, token: str = "") -> bool:
+        return await self._ask(words.release(hold, now, token))
 
     async def extend(self, hold: str, expires_at: float, now: float) -> None:
         await self._ask(words.extend(hold, expires_at, now))

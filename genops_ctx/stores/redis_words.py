@@ -64,8 +64,8 @@ def settle(
     return Transition("settle", now, (hold, actual, done, TOMBSTONE_SECONDS, *accounts), _nothing)
 
 
-def release(hold: str, now: float) -> Transition[None]:
-    return Transition("release", now, (hold, TOMBSTONE_SECONDS), _nothing)
+def release(hold: str, now: float, token: str) -> Transition[bool]:
+    return Transition("release", now, (hold, TOMBSTONE_SECONDS, token), lambda answer: bool(answer[0]))
 
 
 def extend(hold: str, expires_at: float, now: float) -> Transition[None]:
@@ -129,6 +129,7 @@ def _wish(wish: Reserve) -> list[Argument]:
         "1" if wish.free else "0",
         "1" if wish.keyed else "0",
         wish.memo,
+        wish.token,
         len(wish.watches),
     ]
     for watch in wish.watches:

@@ -85,7 +85,7 @@ class SQLiteStore:
                     ends = (rule.kept_until(watch), watch.account)
                     connection.execute("UPDATE store_accounts SET gone_at = ? WHERE key = ?", ends)
             connection.execute(
-                "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     wish.id,
                     hold.state.value,
@@ -96,6 +96,7 @@ class SQLiteStore:
                     wish.keyed,
                     hold.expires_at,
                     wish.memo,
+                    wish.token,
                 ),
             )
         return Held(hold.state, hold.amount, True, tuple([watch.budget for watch in change.passed]))
@@ -109,7 +110,7 @@ class SQLiteStore:
             if before is None:
                 after = change.hold
                 connection.execute(
-                    "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '')",
+                    "INSERT INTO store_holds VALUES (?, ?, ?, ?, ?, ?, 0, ?, '', '')",
                     (
                         hold,
                         after.state.value,
@@ -123,12 +124,14 @@ class SQLiteStore:
             else:
                 _end(connection, hold, change, _until(before, due, now))
 
-    def release(self, hold: str, now: float) -> None:
+    def release(self, hold: str, now: float, token: str = "") -> bool:
         with self._transactions as connection:
             before, keyed, due = _find(connection, hold)
-            change = rule.release(before)
-            if before is None or change is None:
-                return
+            change = rule.release(before, token)
+            if before is None:
+                return False
+            if change is None:
+                return before.state is HoldState.RELEASED and rule.made_by(before, token)
             _add(connection, change)
             if before.state is HoldState.LOST:
                 connection.execute("DELETE FROM store_losses WHERE id = ?", (hold,))
@@ -136,6 +139,7 @@ class SQLiteStore:
                 _end(connection, hold, change, _until(before, due, now))
             else:
                 connection.execute("DELETE FROM store_holds WHERE id = ?", (hold,))
+        return True
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
         with self._transactions as connection:
@@ -242,13 +246,13 @@ class SQLiteStore:
 def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool, float]:
     """A hold, whether its operation was named, and when it expires or is forgotten."""
     row = connection.execute(
-        "SELECT state, amount, booked, accounts, expires_at, keyed, due FROM store_holds WHERE id = ?",
+        "SELECT state, amount, booked, accounts, expires_at, keyed, due, token FROM store_holds WHERE id = ?",
         (name,),
     ).fetchone()
     if row is None:
         return None, False, 0.0
-    state, amount, booked, keys, expires_at, keyed, due = row
-    return Hold(HoldState(state), amount, booked, _as_names(keys), expires_at), bool(keyed), due
+    state, amount, booked, keys, expires_at, keyed, due, token = row
+    return Hold(HoldState(state), amount, booked, _as_names(keys), expires_at, token), bool(keyed), due
 
 
 def _until(before: Hold, due: float, now: float) -> float:

@@ -67,4 +67,9 @@ def _marks_end(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS = (_accounts_holds_controls_marks, _marks_end)
+def _tokens(connection: sqlite3.Connection) -> None:
+    """Version 3: which reserve made a hold."""
+    connection.execute("ALTER TABLE store_holds ADD COLUMN token TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS = (_accounts_holds_controls_marks, _marks_end, _tokens)

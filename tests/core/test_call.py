@@ -84,8 +84,8 @@ class World:
         match effect:
             case Hold(wish, now):
                 answer = self.store.reserve(wish, now)
-            case Release(hold, now):
-                self.store.release(hold, now)
+            case Release(hold, now, token):
+                self.store.release(hold, now, token)
             case Book(charge, settles):
                 self.ledger.append(charge, settled=not settles)
                 if settles:
@@ -774,8 +774,20 @@ def test_what_was_paid_for_is_told_also_where_nothing_is_left(world: World, run:
         assert isinstance(other.error, BudgetExceeded)
 
 
-def test_an_unsure_reservation_of_a_named_operation_is_not_given_back(world: World, run: Driver) -> None:
-    """Another process may have it in flight under the same name."""
+def test_an_unsure_reservation_of_a_named_operation_is_given_back_by_its_token(
+    world: World, run: Driver
+) -> None:
+    world.error, world.fail_after = StoreError("away, and had done it"), Hold
+    refused = run(admit(call(5, SHARED, operation="op", keyed=True), None))
+    assert isinstance(refused, Refused)
+    assert world.seen == ["LookUp", "Hold", "Release"]
+    assert shared(world) == Account(0, 0)
+    world.fail_after = None
+    assert world.admitted(call(5, SHARED, operation="op", keyed=True), None).attempt == 2
+
+
+def test_an_unsure_release_lets_anothers_reservation_of_that_name_stand(world: World, run: Driver) -> None:
+    """Another process may have it in flight."""
     world.admitted(call(5, SHARED, operation="op", keyed=True), None)
     world.error, world.fail_before = StoreError("away"), Hold
     refused = run(admit(call(5, SHARED, operation="op", keyed=True), None))

@@ -103,9 +103,9 @@ class World:
             case Hold(wish, now):
                 self.log.append("reserve")
                 return self.store.reserve(wish, now)
-            case Release(hold, now):
+            case Release(hold, now, token):
                 self.log.append("release")
-                self.store.release(hold, now)
+                self.store.release(hold, now, token)
             case Book(charge, _):
                 self.log.append("book")
                 self.store.settle(charge.id, charge.nanos, charge.accounts, charge.ended_at, True)

@@ -74,8 +74,8 @@ def run(books: Books, story: Any) -> Any:
         match effect:
             case Hold(wish, now):
                 return books.reserve(wish, now)
-            case Release(hold, now):
-                return books.release(hold, now)
+            case Release(hold, now, token):
+                return books.release(hold, now, token)
             case Book(charge, settles):
                 return books.book(charge, settles)
             case LookUp(operation):

@@ -185,6 +185,28 @@ def test_a_loss_that_nobody_wrote_down_may_happen_again_under_the_same_name(stor
     assert account(store, "a") == Account(5 + 7, 0)
 
 
+def test_a_release_by_token_gives_back_what_that_reserve_made_and_nothing_else(store: AccountStore) -> None:
+    mine = wish("op#1")._replace(token="mine")
+    assert not store.release("op#1", 0.0, "mine"), "there is none"
+    store.reserve(mine, 0.0)
+    assert store.reserve(wish("op#1")._replace(token="theirs"), 1.0) == Held(HoldState.HELD, 5, False)
+    assert not store.release("op#1", 2.0, "theirs")
+    assert account(store, "a") == Account(0, 5)
+    for _ in range(2):  # again is nothing more
+        assert store.release("op#1", 3.0, "mine")
+        assert account(store, "a") == Account(0, 0)
+    store.reserve(wish("op#2")._replace(token="mine"), 0.0)
+    assert list(reaped(store, 200.0)) == ["op#2"]
+    assert not store.release("op#2", 201.0, "theirs")
+    assert account(store, "a") == Account(5, 0)
+    assert store.release("op#2", 202.0, "mine"), "it was lost, and is taken back"
+    assert account(store, "a") == Account(0, 0)
+    store.reserve(wish("op#3")._replace(token="mine"), 203.0)
+    store.settle("op#3", 4, (), 204.0, True)
+    assert not store.release("op#3", 205.0, "mine"), "it was paid"
+    assert account(store, "a") == Account(4, 0)
+
+
 def test_a_release_takes_back_no_loss_of_long_before(store: AccountStore) -> None:
     store.reserve(wish("op#1", 5, until=10.0), 0.0)
     assert len(store.reap(10.0)) == 1  # never acknowledged

@@ -31,6 +31,7 @@ ENDS = {"a": None, "b": 90_000.0, "c|day:1": 160.5, "ü&=%|\n": None}
 keys = st.sampled_from(list(ENDS))
 flags = st.booleans()
 rarely = st.sampled_from([False, False, False, True])
+tokens = st.sampled_from(["", "mine", "theirs"])
 
 watches = st.builds(
     Watch,
@@ -50,11 +51,21 @@ Step = Callable[[AccountStore, float], Any]
 
 
 def reserve(
-    name: str, amount: int, on: list[Watch], life: float, at_most: bool, free: bool, keyed: bool
+    name: str, amount: int, on: list[Watch], life: float, at_most: bool, free: bool, keyed: bool, token: str
 ) -> Step:
     def step(store: AccountStore, now: float) -> Any:
-        wish = Reserve(name, amount, tuple(on), now + life, at_most, free, keyed, f"memo of {name}")
+        wish = Reserve(name, amount, tuple(on), now + life, at_most, free, keyed, f"memo of {name}", token)
         return store.reserve(wish, now)
+
+    return step
+
+
+def release(name: str, token: str) -> Step:
+    """Whether it is given back is told for those with a token; others may be forgotten at once."""
+
+    def step(store: AccountStore, now: float) -> Any:
+        done = store.release(name, now, token)
+        return done if token else None
 
     return step
 
@@ -78,6 +89,7 @@ reserves = st.builds(
     rarely,
     rarely,
     flags,
+    tokens,
 )
 steps = st.one_of(
     reserves,
@@ -92,7 +104,7 @@ steps = st.one_of(
         st.sets(keys, max_size=2),
         flags,
     ),
-    st.builds(lambda name: lambda store, now: store.release(name, now), names),
+    st.builds(release, names, tokens),
     st.builds(
         lambda name, more: lambda store, now: store.extend(name, now + more, now),
         names,

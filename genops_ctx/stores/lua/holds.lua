@@ -1,5 +1,5 @@
 -- A hold as it is kept: a list of these fields, then the names of its accounts.
-local STATE, AMOUNT, BOOKED, EXPIRES_AT, KEYED, FORGET_AT, MEMO, FIRST = 1, 2, 4, 6, 7, 8, 9, 10
+local STATE, AMOUNT, BOOKED, EXPIRES_AT, KEYED, FORGET_AT, MEMO, TOKEN, FIRST = 1, 2, 4, 6, 7, 8, 9, 10, 11
 
 local function find(id)
   local text = redis.call("HGET", HOLDS, id)

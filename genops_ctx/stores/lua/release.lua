@@ -1,8 +1,11 @@
--- ARGV 7 id, 8 seconds that a named end is remembered
+-- ARGV 7 id, 8 seconds that a named end is remembered, 9 token of the reserve that made it, or ""
 local id = ARGV[7]
 local hold = find(id)
-if not hold or (hold[STATE] ~= "held" and hold[STATE] ~= "lost") then
-  return answer()
+if not hold or (ARGV[9] ~= "" and hold[TOKEN] ~= ARGV[9]) then
+  return answer(0)
+end
+if hold[STATE] ~= "held" and hold[STATE] ~= "lost" then
+  return answer(hold[STATE] == "released" and 1 or 0)
 end
 if hold[STATE] == "held" then
   book(hold, -hold[BOOKED], -hold[BOOKED + 1], -hold[AMOUNT], -hold[AMOUNT + 1])
@@ -17,4 +20,4 @@ if hold[KEYED] == 1 then
 else
   drop(id)
 end
-return changed()
+return changed(1)

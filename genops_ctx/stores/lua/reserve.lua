@@ -1,4 +1,4 @@
--- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 number of watches; then for each:
+-- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 token, 15 number of watches; then for each:
 -- account, limit, starts_at, ends_at or "", enforced, control or "", kept until or "", before or "", n, n further accounts
 local id = ARGV[7]
 local seen = find(id)
@@ -16,8 +16,8 @@ local function look_at(name)
     places[name] = #names
   end
 end
-local at = 15
-for index = 1, tonumber(ARGV[14]) do
+local at = 16
+for index = 1, tonumber(ARGV[15]) do
   local watch = {
     account = ARGV[at], limit = ARGV[at + 1], starts_at = tonumber(ARGV[at + 2]), ends_at = tonumber(ARGV[at + 3]),
     enforced = ARGV[at + 4] == "1", observed = ARGV[at + 4] == "2", control = ARGV[at + 5],
@@ -115,7 +115,7 @@ if tightest then
   amount, amount_nanos = least, least_nanos
 end
 
-local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[9]) + ahead, ARGV[12] == "1" and 1 or 0, 0, ARGV[13]}
+local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[9]) + ahead, ARGV[12] == "1" and 1 or 0, 0, ARGV[13], ARGV[14]}
 local booked, new, ends = {}, {}, {}
 for _, watch in ipairs(watches) do
   local name = watch.account

@@ -35,6 +35,7 @@ for _ = 1, tonumber(take()) do
   hold[AMOUNT], hold[AMOUNT + 1] = parse(take())
   hold[BOOKED], hold[BOOKED + 1] = parse(take())
   hold[EXPIRES_AT], hold[KEYED], hold[FORGET_AT], hold[MEMO] = tonumber(take()), tonumber(take()), tonumber(take()), take()
+  hold[TOKEN] = ""
   for _ = 1, tonumber(take()) do
     hold[#hold + 1] = take()
   end

@@ -1,7 +1,7 @@
 -- ARGV 7 id, 8 actual, 9 completed, 10 seconds that its end is remembered, then pinned accounts
 local id = ARGV[7]
 local actual, actual_nanos = parse(ARGV[8])
-local hold = find(id) or {"held", 0, 0, 0, 0, 0, 0, 0, "", unpack(ARGV, 11)}
+local hold = find(id) or {"held", 0, 0, 0, 0, 0, 0, 0, "", "", unpack(ARGV, 11)}
 local freed, freed_nanos = 0, 0
 if hold[STATE] == "held" then
   freed, freed_nanos = hold[AMOUNT], hold[AMOUNT + 1]
