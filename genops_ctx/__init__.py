@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .core.records import Charge, Usage
     from .decorator import governed
     from .metered import metered_call, record_usage
-    from .providers.flowise import instrument_flowise
+    from .providers.flowise import auto_instrument, disable_auto_instrument, instrument_flowise
     from .runtime import configure
 
 __all__ = [
@@ -28,8 +28,10 @@ __all__ = [
     "GovernanceError",
     "Usage",
     "__version__",
+    "auto_instrument",
     "configure",
     "current_context",
+    "disable_auto_instrument",
     "governance_context",
     "governed",
     "instrument_flowise",
@@ -44,8 +46,10 @@ _HOMES = {
     "GovernanceContext": "core.context",
     "GovernanceError": "core.errors",
     "Usage": "core.records",
+    "auto_instrument": "providers.flowise",
     "configure": "runtime",
     "current_context": "core.context",
+    "disable_auto_instrument": "providers.flowise",
     "governance_context": "core.context",
     "governed": "decorator",
     "instrument_flowise": "providers.flowise",

@@ -6,7 +6,6 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -17,6 +16,7 @@ from .core.context import GovernanceContext, current_context
 from .core.effects import Story
 from .core.errors import GovernanceError
 from .runtime import Runtime, get_runtime
+from .sending import Sending
 
 if TYPE_CHECKING:
     from .core.accounts import Watch
@@ -62,9 +62,9 @@ class Attempt:
     def finished(self) -> bool:
         return self._done
 
-    def sending(self) -> AbstractContextManager[None]:
-        """Around the sending: the call's span is the current one."""
-        return nullcontext() if self.span is None else self.span.current()
+    def sending(self, client: str = "adapter") -> Sending:
+        """Around the sending by a client: its span is the current one, other clients stand aside."""
+        return Sending(client, self.admitted.flow, self.span)
 
     def finish(self, report: Report, error: BaseException | None = None) -> Charge | None:
         """Book what it cost, as the report says; None where nothing was sent.
@@ -114,6 +114,7 @@ def opening(
     question: str | None = None,
     degraded_from: str = "",
     guards: Guards | None = None,
+    traced: bool = True,
 ) -> Story[Attempt]:
     """The story of admitting a call in the current context, or raising why it must not be sent.
 
@@ -121,8 +122,9 @@ def opening(
     may take; ``attribution`` and ``defaults`` are checked already. ``spent_already`` says that the call
     was made before it came here, so that no budget can refuse it any more. ``own`` are the adapter's
     budgets; ``models`` and ``question`` are for policies; ``degraded_from`` names the flow that this
-    call runs instead of; ``guards`` are its rate limits and breakers. Raises :class:`CallRefused` and
-    its kinds, :class:`ConfigurationError`, :class:`LockedAttributeError`.
+    call runs instead of; ``guards`` are its rate limits and breakers; ``traced`` whether it may have a
+    span. Raises :class:`CallRefused` and its kinds, :class:`ConfigurationError`,
+    :class:`LockedAttributeError`.
     """
     runtime = runtime if runtime is not None else get_runtime()
     _ = runtime.prices  # a bad file of prices is told before anything is sent
@@ -145,7 +147,9 @@ def opening(
         guards=guards,
     )
     runtime.in_flight.enter(made_already=spent_already)
-    span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
+    span = None
+    if traced:
+        span = runtime.spans.start_call(name, flow=flow, attribution=call.attribution, server=server)
     try:
         answer = yield from admit(call, context)
         if isinstance(answer, Refused):

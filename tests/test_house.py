@@ -45,6 +45,7 @@ FLOORS = {
     "metered": 4,
     "providers": 4,
     "receivers": 4,
+    "sending": 4,
     "instrument": 4,
     "__init__": 4,
     # 5: applications

@@ -7,7 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from ..core.outcomes import Outcome
 from ..wire.answers import Problem
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from .prediction_story import OpenStream
     from .transport import Body
 
-__all__ = ["Finish", "FlowiseAnswer", "FlowiseStream", "StreamedAnswer", "Streaming", "Whole"]
+__all__ = [
+    "Finish",
+    "FlowiseAnswer",
+    "FlowiseStream",
+    "StreamedAnswer",
+    "Streaming",
+    "Whole",
+    "book_at_exit",
+]
 
 log = logging.getLogger("genops_ctx")
 
@@ -59,7 +67,7 @@ class Streaming:
         self._decoder = EventDecoder()
         self._done = False
         self._process = os.getpid()
-        _unended.add(self)
+        book_at_exit(self)
 
     def over(self) -> bool:
         return self._done
@@ -119,8 +127,17 @@ class Streaming:
             self.end(Outcome.ABANDONED)
 
 
-_unended: weakref.WeakSet[Streaming] = weakref.WeakSet()
+class Unended(Protocol):
+    def abandon(self) -> None: ...
+
+
+_unended: weakref.WeakSet[Unended] = weakref.WeakSet()
 """The streams of this process that are held, those that have ended among them."""
+
+
+def book_at_exit(stream: Unended) -> None:
+    """Have a stream booked that is still open when the interpreter exits."""
+    _unended.add(stream)
 
 
 @atexit.register

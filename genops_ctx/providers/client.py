@@ -53,6 +53,8 @@ class FlowiseClient:
 
     parameters: ClassVar[tuple[str, ...]] = PARAMETERS
     """keywords that are no attribution"""
+    called: ClassVar[str] = ""
+    """what its maker is called in errors, where that is not the class"""
     _budgets: tuple[ScopedBudget, ...] = ()
     """budgets of its own calls, besides those of contexts and settings"""
 
@@ -84,7 +86,9 @@ class FlowiseClient:
             "feature": feature,
             **attribution,
         }
-        checked = check_attribution(given, known=self.parameters, where=f"{type(self).__name__}()")
+        checked = check_attribution(
+            given, known=self.parameters, where=f"{self.called or type(self).__name__}()"
+        )
         # What code configured goes before the environment.
         self.governance_attrs: dict[str, str] = {
             **environment_attribution(),

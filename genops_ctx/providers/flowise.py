@@ -19,6 +19,8 @@ from .prediction_story import OpenStream, PredictingClient
 from .transport import Body, Transport, new_session
 
 if TYPE_CHECKING:
+    from ..instrument.auto import auto_instrument as auto_instrument
+    from ..instrument.auto import disable_auto_instrument as disable_auto_instrument
     from .budgets import BudgetEnforcedFlowiseAdapter as BudgetEnforcedFlowiseAdapter
     from .budgets import BudgetManager as BudgetManager
     from .budgets import FlowiseBudgetEnforcer as FlowiseBudgetEnforcer
@@ -249,18 +251,20 @@ def instrument_flowise(
 
 
 _ELSEWHERE = {
-    "AsyncFlowiseAdapter": "flowise_async",
-    "AsyncFlowiseClient": "flowise_async",
-    "BudgetEnforcedFlowiseAdapter": "budgets",
-    "BudgetManager": "budgets",
-    "FlowiseBudgetEnforcer": "budgets",
-    "MultiTenantFlowiseManager": "tenants",
+    "AsyncFlowiseAdapter": ".flowise_async",
+    "AsyncFlowiseClient": ".flowise_async",
+    "BudgetEnforcedFlowiseAdapter": ".budgets",
+    "BudgetManager": ".budgets",
+    "FlowiseBudgetEnforcer": ".budgets",
+    "MultiTenantFlowiseManager": ".tenants",
+    "auto_instrument": "..instrument.auto",
+    "disable_auto_instrument": "..instrument.auto",
 }
 
 
 def __getattr__(name: str) -> object:
-    """The guides' further classes, loaded on first use."""
+    """The guides' further names, loaded on first use."""
     if name not in _ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
+    found: object = getattr(import_module(_ELSEWHERE[name], __package__), name)
     return found

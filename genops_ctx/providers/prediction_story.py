@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..attempt import Attempt, finish_quietly, opening
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
+from ..core.effects import Story
 from ..core.errors import BudgetExceeded, ConfigurationError
 from ..core.money import Amount, nanos_up, parse_dollars
 from ..core.outcomes import Outcome
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ..core.records import Charge
     from ..runtime import Runtime
 
-__all__ = ["OpenStream", "PredictingClient"]
+__all__ = ["OpenStream", "PredictingClient", "has_audio", "is_agentflow", "say_inexact"]
 
 EXECUTION_SECONDS = 10.0
 """What the look at the record of a failed run may take, where the call's deadline leaves as much."""
@@ -105,7 +106,7 @@ class PredictingClient(FlowiseClient):
             body=body,
             question=question,
             texts=Texts(question or "", tuple(turn["content"] for turn in body.get("history", ()))),
-            audio=_has_audio(uploads),
+            audio=has_audio(uploads),
             stream=stream,
             route=route,
             attribution=checked,
@@ -134,7 +135,7 @@ class PredictingClient(FlowiseClient):
         if definition is not None and definition.name:
             flow = flow._replace(name=definition.name)
         body = dict(asked.body)
-        if asked.route == "evaluation" and not asked.stream and not _is_agentflow(definition):
+        if asked.route == "evaluation" and not asked.stream and not is_agentflow(definition):
             body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
         # An id of our own, where the caller has none, finds the execution record of a failed run.
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
@@ -143,31 +144,18 @@ class PredictingClient(FlowiseClient):
         running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
-        defaults = self._own_attribution()
-        fee = fee_line(self.pricing_tier, runtime.clock())
-        fees = () if fee is None else (fee,)
-        prediction = Prediction(flow, definition, asked.texts, running, shared, asked.audio, fees)
-
-        def expected() -> Forecast:
-            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
-            return found if fee is None else found.with_fee(fee.nanos)
-
+        prediction = self._prediction(runtime, flow, definition, asked, running, shared)
+        replaced = "" if instead_of is None else instead_of.name
         try:
-            attempt = yield from opening(
-                flow.name,
-                flow=flow.id,
-                defaults=defaults,
-                attribution=asked.attribution,
-                max_nanos=asked.max_nanos,
-                idempotency_key=asked.key,
-                deadline=limits.total,
-                forecast=expected,
-                server=_server(self.base_url),
-                runtime=runtime,
-                own=self._budgets,
-                models=lambda: models_of(definition, override, runtime.prices),
-                question=asked.question,
-                degraded_from=instead_of.name if instead_of is not None else "",
+            attempt = yield from self._opened(
+                runtime,
+                prediction,
+                asked,
+                self._own_attribution(),
+                override,
+                limits.total,
+                bounded=bounded,
+                degraded_from=replaced,
             )
         except BudgetExceeded as refusal:
             if not refusal.fallback or instead_of is not None:
@@ -177,6 +165,57 @@ class PredictingClient(FlowiseClient):
                 raise
             return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
         return attempt, prediction, content
+
+    def _prediction(
+        self,
+        runtime: Runtime,
+        flow: Flow,
+        definition: FlowDefinition | None,
+        asked: Asked,
+        session: str,
+        shared: bool,
+    ) -> Prediction:
+        fee = fee_line(self.pricing_tier, runtime.clock())
+        fees = () if fee is None else (fee,)
+        return Prediction(flow, definition, asked.texts, session, shared, asked.audio, fees)
+
+    def _opened(
+        self,
+        runtime: Runtime,
+        prediction: Prediction,
+        asked: Asked,
+        defaults: Mapping[str, str],
+        override: Mapping[str, Any],
+        deadline: float,
+        *,
+        bounded: bool,
+        degraded_from: str = "",
+        traced: bool = True,
+    ) -> Story[Attempt]:
+        """Admit one prediction. ``bounded`` says that the model reads only the texts that are known."""
+        definition = prediction.definition
+
+        def expected() -> Forecast:
+            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
+            return found.with_fee(prediction.fees[0].nanos) if prediction.fees else found
+
+        return opening(
+            prediction.flow.name,
+            flow=prediction.flow.id,
+            defaults=defaults,
+            attribution=asked.attribution,
+            max_nanos=asked.max_nanos,
+            idempotency_key=asked.key,
+            deadline=deadline,
+            forecast=expected,
+            server=_server(self.base_url),
+            runtime=runtime,
+            own=self._budgets,
+            models=lambda: models_of(definition, override, runtime.prices),
+            question=asked.question,
+            degraded_from=degraded_from,
+            traced=traced,
+        )
 
     def _send(
         self, post: Post, prediction: Prediction, asked: Asked
@@ -216,7 +255,7 @@ class PredictingClient(FlowiseClient):
             raise
         answer = FlowiseAnswer(parsed)
         answer.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
-        _say_inexact(runtime, answer.charge, prediction, quiet)
+        say_inexact(runtime, answer.charge, prediction, quiet)
         return answer
 
     def _finisher(self, attempt: Attempt, prediction: Prediction, quiet: bool) -> Finish:
@@ -232,7 +271,7 @@ class PredictingClient(FlowiseClient):
             charge = (
                 attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
             )
-            _say_inexact(runtime, charge, prediction, quiet)
+            say_inexact(runtime, charge, prediction, quiet)
             return charge
 
         return finish
@@ -267,7 +306,7 @@ class PredictingClient(FlowiseClient):
             return None
 
 
-def _say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction, quiet: bool) -> None:
+def say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction, quiet: bool) -> None:
     if quiet or charge is None or not charge.lines or charge.outcome != Outcome.COMPLETED:
         return
     name = prediction.flow.name
@@ -288,11 +327,11 @@ def _say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction
         runtime.say_once("the cost of flow %r is estimated: %s", name, advice)
 
 
-def _is_agentflow(definition: FlowDefinition | None) -> bool:
+def is_agentflow(definition: FlowDefinition | None) -> bool:
     return definition is not None and definition.kind is FlowKind.AGENTFLOW
 
 
-def _has_audio(uploads: Sequence[Mapping[str, Any]] | None) -> bool:
+def has_audio(uploads: Sequence[Mapping[str, Any]] | None) -> bool:
     return any(
         str(upload.get("mime", "")).startswith("audio/") or upload.get("type") == "audio"
         for upload in uploads or ()

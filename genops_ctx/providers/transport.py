@@ -23,7 +23,16 @@ from .errors import FlowiseError
 from .http_effects import json_of
 from .network_errors import network_error
 
-__all__ = ["CONNECT_TIMEOUT", "TOTAL_TIMEOUT", "Body", "Limits", "Transport", "check_base_url", "new_session"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "TOTAL_TIMEOUT",
+    "Body",
+    "Limits",
+    "Transport",
+    "causes_of",
+    "check_base_url",
+    "new_session",
+]
 
 CONNECT_TIMEOUT = 5.0
 TOTAL_TIMEOUT = 120.0
@@ -265,7 +274,7 @@ def _mapped(what: str, current: Exchange) -> Iterator[None]:
 
 
 def _network_error(what: str, current: Exchange, error: BaseException) -> FlowiseError:
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     left = _has_left(current, causes)
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         raise ConfigurationError(f"{what} failed: the URL is not valid; check base_url") from None
@@ -294,7 +303,7 @@ def _has_left(current: Exchange, causes: list[BaseException]) -> bool:
     return not any(isinstance(cause, NEVER_LEFT) for cause in causes)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
     """The error, what it wraps and what caused it, each once."""
     seen: set[int] = set()
     waiting: list[object] = [error]

@@ -7,20 +7,23 @@ SDK is set up nothing is imported and nothing is done; a tracer that fails never
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .._version import __version__
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from ..core.context import GovernanceContext
     from ..core.records import Charge
+
+    CurrentSpan = AbstractContextManager[Span]
 
 __all__ = ["CallSpan", "Spans"]
 
@@ -44,13 +47,11 @@ class CallSpan:
             log.debug("telemetry failed", exc_info=True)
             return ""
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> CurrentSpan:
         """Make it the current span, so that spans of the HTTP client are its children."""
         from opentelemetry import trace
 
-        with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
-            yield
+        return trace.use_span(self.span, record_exception=False, set_status_on_exception=False)
 
     def end(self, charge: Charge | None, error: BaseException | None = None) -> None:
         """End it with what the call cost; ``error`` by its type only, its text may quote a prompt."""
@@ -72,6 +73,11 @@ class OpenSpan(NamedTuple):
 class Spans:
     """Makes spans with the given tracer provider, or with the global one once an SDK has set it."""
 
+    fallback: ClassVar[TracerProvider | None] = None
+    """makes spans where no SDK is set up, so that they can be printed"""
+    printer: ClassVar[Callable[[Span], None] | None] = None
+    """shown every span at its end"""
+
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer: Tracer | None = None
         if provider is not None:
@@ -82,7 +88,8 @@ class Spans:
         if self._tracer is None:
             trace = sys.modules.get("opentelemetry.trace")
             if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-                return None
+                fallback = self.fallback
+                return None if fallback is None else fallback.get_tracer("genops_ctx", __version__)
             self._tracer = trace.get_tracer("genops_ctx", __version__)
         return self._tracer
 
@@ -206,3 +213,5 @@ def _end(span: Span, error: BaseException | None) -> None:
         span.set_attribute("error.type", name)
         span.set_status(Status(StatusCode.ERROR))
     span.end()
+    if Spans.printer is not None:
+        Spans.printer(span)

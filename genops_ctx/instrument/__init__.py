@@ -1,0 +1,1 @@
+"""Governance of calls that other people's clients send: hooks on their libraries."""

@@ -1,0 +1,172 @@
+"""Governs the predictions of one base URL that other people's clients send: admit, then meter the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from ..core.effects import drive_async
+from ..core.errors import BudgetExceeded
+from ..providers.client import PARAMETERS
+from ..providers.deadline import Exchange
+from ..providers.flowise import GenOpsFlowiseAdapter
+from ..providers.flows import Flow
+from ..providers.http_effects import Fetch, HttpStory
+from ..providers.prediction_story import is_agentflow
+from ..providers.transport import Limits
+from ..runtime import Runtime, get_runtime
+from ..wire.requests import dump
+from .answer_meter import AnswerMeter
+from .request_bodies import asked_of
+
+__all__ = ["Governor", "Opened"]
+
+T = TypeVar("T")
+
+LOOK_UP = Limits(connect=1.0, total=2.0)
+"""What a look-up may delay a call by: the first of a flow in five minutes, or after a failed one in half."""
+
+DEADLINE = 600.0
+"""Seconds after which a call is taken for lost and booked at its reservation; its end corrects that."""
+
+
+class Opened(NamedTuple):
+    """A call that was admitted, and what is to be sent instead of what the user gave, if anything."""
+
+    meter: AnswerMeter
+    flow: str
+    """the id of the flow to send it to"""
+    body: bytes | None
+    """JSON to send; None for the user's own body"""
+
+    def sending(self, client: str) -> Any:
+        return self.meter.attempt.sending(client)
+
+
+class Governor(GenOpsFlowiseAdapter):
+    """The rules for one base URL. Its own session is for looking up flow definitions only."""
+
+    parameters: ClassVar[tuple[str, ...]] = (*PARAMETERS, "enable_console_export", "sample_rate")
+    called: ClassVar[str] = "auto_instrument"
+
+    def __init__(self, *args: Any, sample_rate: float = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sample_rate = sample_rate
+        self.given_timeout = None if options.get("timeout") is None else self.timeout
+        """for calls whose client would wait for ever"""
+        self._fixed: tuple[Mapping[str, str], dict[str, str]] | None = None
+
+    def open(self, flow: str, fields: dict[str, Any] | None) -> Opened:
+        """Admit a prediction that is about to be sent, or raise why it must not be.
+
+        ``fields`` are those of its body, None where they are not known. Raises :class:`CallRefused` and
+        its kinds; nothing was sent then.
+        """
+        runtime = get_runtime()
+        return self._run(self._open(runtime, flow, fields), runtime)
+
+    async def open_async(self, flow: str, fields: dict[str, Any] | None) -> Opened:
+        """As :meth:`open`; a look-up is awaited, stores and ledgers are asked directly."""
+        runtime = get_runtime()
+
+        async def perform(effect: Any) -> object:
+            if isinstance(effect, Fetch):
+                link = self._link()
+                return await _in_thread(
+                    partial(link.get_json, effect.method, effect.path, effect.limits, what=effect.what)
+                )
+            return runtime.perform(effect)
+
+        return await drive_async(self._open(runtime, flow, fields), perform)
+
+    def _open(
+        self,
+        runtime: Runtime,
+        flow: str,
+        fields: dict[str, Any] | None,
+        instead_of: Flow | None = None,
+    ) -> HttpStory[Opened]:
+        asked = asked_of(fields, self.metering)
+        named, definition = Flow(flow, flow), None
+        if _is_uuid(flow):
+            named = Flow(flow.lower(), flow)
+            definition = yield from self._definition(named, LOOK_UP, must_exist=False)
+            if definition is not None and definition.name:
+                named = named._replace(name=definition.name)
+        changed = None
+        if asked.route == "evaluation" and fields and not asked.stream and not is_agentflow(definition):
+            changed = {**fields, "evaluation": True, "evaluationRunId": str(uuid.uuid4())}
+        content = None if changed is None else dump(changed)
+        given = asked.body.get("overrideConfig")
+        override = given if isinstance(given, dict) else {}
+        session = override.get("sessionId") or asked.body.get("chatId")
+        session = session if isinstance(session, str) else ""
+        # The id of a session that Flowise makes is not known, so no record of a failed run is looked for.
+        prediction = self._prediction(runtime, named, definition, asked, session, True)
+        defaults = self._defaults()
+        if session:
+            defaults = {**defaults, "session_id": session}
+        bounded = fields is not None and not _UNBOUNDED & fields.keys()
+        try:
+            attempt = yield from self._opened(
+                runtime,
+                prediction,
+                asked,
+                defaults,
+                override,
+                DEADLINE,
+                bounded=bounded,
+                degraded_from="" if instead_of is None else instead_of.name,
+                traced=self.sample_rate >= 1 or _sampled(self.sample_rate),
+            )
+        except BudgetExceeded as refusal:
+            if not refusal.fallback or instead_of is not None:
+                raise
+            cheaper = yield from self._resolved(refusal.fallback, LOOK_UP.half_of(Exchange(LOOK_UP.total)))
+            if cheaper.id == named.id:
+                raise
+            return (yield from self._open(runtime, cheaper.id, fields, instead_of=named))
+        meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
+        return Opened(meter, named.id if instead_of is not None else flow, content)
+
+    def _defaults(self) -> dict[str, str]:
+        """Its own attribution; checked again only once it was changed."""
+        if self._fixed is None or self._fixed[0] != self.governance_attrs:
+            self._fixed = (dict(self.governance_attrs), self._own_attribution())
+        return self._fixed[1]
+
+
+_UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _sampled(rate: float) -> bool:
+    """Whether a span is made: all calls of one trace alike, by the trace's id."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None:
+        outer = trace.get_current_span().get_span_context()
+        if outer.is_valid:
+            return bool(outer.trace_id & (2**64 - 1) < rate * 2**64)
+    return random.random() < rate  # noqa: S311
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Another loop than asyncio's: httpx runs on trio by way of anyio.
+        from anyio import to_thread
+
+        return await to_thread.run_sync(function)
+    return await asyncio.to_thread(function)

@@ -1,0 +1,105 @@
+"""What a prediction asks, out of the body that someone else's client is about to send.
+
+A body is looked at, never consumed: what comes from a file, a generator or a stream is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email import message_from_bytes
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..providers.estimates import Texts
+from ..providers.prediction import Asked
+from ..providers.prediction_story import has_audio
+
+__all__ = ["MOST_BYTES", "asked_of", "read_body"]
+
+MOST_BYTES = 16 * 2**20
+"""A larger body is not looked at."""
+
+
+def read_body(body: object, content_type: str) -> dict[str, Any] | None:
+    """The fields of a request's body; None where they cannot be known without consuming it.
+
+    JSON, form and multipart bodies are known as bytes or text; a mapping is taken as it is.
+    """
+    if isinstance(body, dict):
+        return body
+    if body is None or body == b"" or body == "":
+        return {}
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, memoryview | bytearray):
+        body = bytes(body)
+    if not isinstance(body, bytes) or len(body) > MOST_BYTES:
+        return None
+    kind = content_type.partition(";")[0].strip().lower()
+    try:
+        if kind == "application/x-www-form-urlencoded":
+            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if kind == "multipart/form-data":
+            return _multipart(body, content_type)
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}  # Flowise cannot read it either
+    return value if isinstance(value, dict) else {}
+
+
+def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
+    head = b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
+    fields: dict[str, Any] = {}
+    for part in message_from_bytes(head + body).walk():
+        name = part.get_param("name", header="content-disposition")
+        if not isinstance(name, str) or part.is_multipart():
+            continue
+        content = part.get_payload(decode=True)
+        if part.get_filename() is not None:
+            fields.setdefault("uploads", []).append({"mime": part.get_content_type()})
+        elif isinstance(content, bytes):
+            fields[name] = _value(content.decode("utf-8", "replace"))
+    return fields
+
+
+def _value(text: str) -> Any:
+    """A form field: Flowise takes objects and lists in it as JSON."""
+    if text[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text
+
+
+def asked_of(fields: dict[str, Any] | None, route: str) -> Asked:
+    """What is asked, as far as the body tells."""
+    body: dict[str, Any] = fields if fields is not None else {}
+    question = body.get("question")
+    question = question if isinstance(question, str) else None
+    uploads = body.get("uploads")
+    uploads = [item for item in uploads if isinstance(item, dict)] if isinstance(uploads, list) else None
+    return Asked(
+        body=body,
+        question=question,
+        texts=Texts(question or "", tuple(_turns(body.get("history")))),
+        audio=has_audio(uploads),
+        stream=_true(body.get("streaming")),
+        route=route,
+        attribution={},
+        max_nanos=None,
+        key=None,
+    )
+
+
+def _turns(history: object) -> list[str]:
+    if not isinstance(history, list):
+        return []
+    turns = (turn for turn in history if isinstance(turn, Mapping))
+    texts = (turn.get("content", turn.get("message")) for turn in turns)
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _true(value: object) -> bool:
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
