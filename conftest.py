@@ -50,7 +50,7 @@ def start(names: dict[str, Any]) -> None:
 
 def stop(names: dict[str, Any]) -> None:
     """After the last block of a document."""
-    from genops_ctx.core.context import _current
+    from genops_ctx.core.current import _current
 
     names["_open"].close()
     _current.set(None)  # a block that failed may have left a context open

@@ -15,6 +15,7 @@ from .core.call import Admitted, Refused, admit, drive, finish
 from .core.context import GovernanceContext, current_context
 from .core.effects import Story
 from .core.errors import GovernanceError
+from .core.steps import Dropped
 from .runtime import Runtime, get_runtime
 from .sending import Sending
 
@@ -190,3 +191,10 @@ def finish_quietly(attempt: Attempt, report: Report, error: BaseException | None
     except GovernanceError:
         log.exception("a call of %s could not be booked", attempt.admitted.name)
         return None
+
+
+def _queue(job: Callable[[], object]) -> None:
+    get_runtime().abandoned.put(job)
+
+
+Dropped.put = _queue

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from importlib import import_module
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import wrapt
 
@@ -18,8 +18,12 @@ from .core.context import GovernanceContext
 from .core.errors import ConfigurationError
 from .core.money import Amount, parse_dollars
 from .core.records import Usage
+from .core.running import inner_of, runner
 from .core.scope import Spec
 from .metered import MeteredCall, metered_call
+
+if TYPE_CHECKING:
+    from .core.ports import Observer
 
 __all__ = ["Meter", "governed"]
 
@@ -61,10 +65,12 @@ def governed(
     locked: str | Iterable[str] = (),
     **attribution: object,
 ) -> F | Callable[[F], F]:
-    """Govern a function or coroutine function: ``@governed(team="search", budget=5)``.
+    """Govern a function of any kind: ``@governed(team="search", budget=5)``.
 
     Every invocation opens a context of its own: whatever it calls through an adapter, a patched
-    client or :func:`metered_call` is attributed and counted there.
+    client or :func:`metered_call` is attributed and counted there. The context of a generator or async
+    generator is current during each of its steps, and never between them; that of a function made by
+    :func:`contextlib.contextmanager` for the whole block.
 
     Args:
         budget: ``5`` is $5 *for each invocation*. ``"5/day"``, ``"100/month"``, ``"5/total"`` is an
@@ -112,12 +118,6 @@ def governed(
 
 
 def _names(wrapped: Callable[..., Any], name: str | None) -> tuple[str, str]:
-    inner = _inner(wrapped)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise ConfigurationError(
-            f"{getattr(inner, '__qualname__', inner)} is a generator function, which is not governed yet: "
-            "open governance_context() inside it, or around the loop that runs it"
-        )
     if inspect.isclass(wrapped):
         raise ConfigurationError("governed() decorates functions; decorate the methods of the class")
     qualified = getattr(wrapped, "__qualname__", None) or type(wrapped).__qualname__
@@ -126,36 +126,17 @@ def _names(wrapped: Callable[..., Any], name: str | None) -> tuple[str, str]:
     return title, f"function {module}.{name or qualified}"
 
 
-def _inner(wrapped: Any) -> Any:
-    """What runs when it is called: whether that is a coroutine function is what counts."""
-    if isinstance(wrapped, classmethod | staticmethod):
-        return wrapped.__func__
-    while isinstance(wrapped, functools.partial):
-        wrapped = wrapped.func
-    if inspect.isroutine(wrapped) or isinstance(wrapped, wrapt.ObjectProxy):
-        return wrapped
-    return type(wrapped).__call__
+def _observer() -> Observer | None:
+    return GovernanceContext.observer
 
 
 def _governed(wrapped: F, spec: Spec) -> F:
-    if inspect.iscoroutinefunction(_inner(wrapped)):
-
-        async def await_in_context(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            with GovernanceContext(spec):
-                return await function(*args, **kwargs)
-
-        return _wrap(wrapped, await_in_context)
-
-    def run_in_context(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        with GovernanceContext(spec):
-            return function(*args, **kwargs)
-
-    return _wrap(wrapped, run_in_context)
+    return _wrap(wrapped, runner(wrapped, lambda: GovernanceContext(spec), _observer))
 
 
 def _metered(wrapped: F, spec: Spec, meter: Meter, max_cost: Amount | None) -> F:
     title = spec.name or ""
-    if inspect.iscoroutinefunction(_inner(wrapped)):
+    if inspect.iscoroutinefunction(inner_of(wrapped)):
 
         async def await_metered(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
             with GovernanceContext(spec), metered_call(title, max_cost=max_cost) as call:

@@ -191,18 +191,6 @@ def test_bad_decorations(decorate, error):
         decorate()
 
 
-def test_generators_are_not_governed_silently():
-    def numbers():
-        yield 1
-
-    async def later():
-        yield 1
-
-    for function in (numbers, later):
-        with pytest.raises(ConfigurationError, match="generator"):
-            governed(function)
-
-
 @pytest.mark.parametrize("bad", [staticmethod(5), None.__class__])
 def test_what_cannot_be_called(bad):
     with pytest.raises((ConfigurationError, TypeError)):

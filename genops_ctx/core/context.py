@@ -7,31 +7,28 @@ that reserving over several of them is one step.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
-import os
-import threading
+import sys
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
-from .budget import Budget, Budgets, parse_budgets
+from .budget import Budgets, parse_budgets
+from .current import _current, current_context
 from .errors import ConfigurationError
-from .money import dollars
-from .pending import Correctable
-from .scope import ScopedBudget, Spec
-from .totals import Totals, rows_of
+from .leaks import Opening, opened_by, tell_leak
+from .limits import Limits
+from .process import ForkedLock, process_id
+from .running import Inside, decorated, runner
+from .scope import Spec
+from .totals import Totals
 from .tree import ContextTree
 
 if TYPE_CHECKING:
-    from decimal import Decimal
     from types import TracebackType
 
+    from .accounts import Change, Refusal, Reserve
     from .ports import Observer
-    from .records import Charge
 
 __all__ = [
     "GovernanceContext",
@@ -42,25 +39,18 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_current: ContextVar[GovernanceContext | None] = ContextVar("genops_ctx.context", default=None)
 _numbers = itertools.count(1)
-_process = os.urandom(5).hex()
-_unopened = threading.Lock()
+_unopened = ForkedLock()
 
 KEPT_CHILDREN = 1000
 """Contexts remembered below each context for :meth:`GovernanceContext.tree`; all are counted."""
 
 
-def _new_process() -> None:
-    global _process
-    _process = os.urandom(5).hex()
+def _observer() -> Observer | None:
+    return GovernanceContext.observer
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_process)
-
-
-class GovernanceContext(Correctable):
+class GovernanceContext(Limits):
     """A scope of governance; open it with ``with``, ``async with``, or as a decorator.
 
     Totals may be read at any time and from any thread, after the block too. Amounts are exact
@@ -69,37 +59,54 @@ class GovernanceContext(Correctable):
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "_attribution", "_children", "_hidden", "_ids", "_left", "_locks", "_number",
-        "_outer", "_path", "_prefix", "_spec", "_state", "_watches", "_windowed",
+        "__weakref__", "_attribution", "_children", "_hidden", "_ids", "_left", "_locks", "_opening",
+        "_outer", "_state",
     )
     # fmt: on
 
     observer: Observer | None = None
     """set by the runtime"""
 
+    before_first: ClassVar[Callable[[], object] | None] = None
+    """called once, when the first context of the process opens; set by the entry points"""
+
+    _take: ClassVar[None] = None
+    _path: tuple[GovernanceContext, ...]
+
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._path: tuple[GovernanceContext, ...] = ()
+        self._path = ()
         self._attribution: Attribution = spec.attribution
         self._state: object = None
-        self._number, self._prefix = next(_numbers), _process
+        self._number = next(_numbers)
+        self._prefix = process_id()
         self._totals = Totals()
         self._hidden, self._left = 0, False
         self._children: list[GovernanceContext] | None = None
         self._lock = _unopened
         self._locks: Attribution = {}
-        self._windowed: tuple[ScopedBudget, ...] = spec.windowed
-        self._watches: tuple[Watch, ...] | None = None
+        self._windowed = spec.windowed
+        self._watches = None
         self._ids: tuple[str, ...] | None = None
+        self._opening: Opening | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def open(self) -> GovernanceContext:
+        """Open it without ``with``; :meth:`close` ends it. For notebooks and the like.
+
+        Raises :class:`ConfigurationError` where it was opened before, or cannot lock what it should;
+        :class:`LockedAttributeError` where it changes what an outer context locked.
+        """
         if self._path:
             raise ConfigurationError(
                 f"context {self.name!r} was opened before; call governance_context(…) for each block "
                 "(a decorator does so for each call)"
             )
+        kind = GovernanceContext
+        if kind.before_first is not None:
+            first, kind.before_first = kind.before_first, None
+            first()
         spec, outer, locks = self._spec, _current.get(), self._locks
         if outer is not None:
             own, locks = spec.attribution, outer._locks
@@ -110,16 +117,19 @@ class GovernanceContext(Correctable):
         # Nothing fails from here on: a context that does not open leaves no trace.
         self._outer, self._locks = outer, locks
         if outer is None:
-            self._lock = threading.Lock()
+            self._lock = ForkedLock()
             self._path = (self,)
         else:
             self._lock = outer._lock
             self._path = (*outer._path, self)
             self._windowed = outer._windowed + spec.windowed if spec.windowed else outer._windowed
             self._adopt(outer)
+            if outer._opening is not None:
+                tell_leak(outer._opening, outer.name)
         _current.set(self)
         if self.observer is not None:
             self._state = self.observer.opened(self)
+        return self
 
     def _adopt(self, outer: GovernanceContext) -> None:
         with self._lock:
@@ -138,9 +148,26 @@ class GovernanceContext(Correctable):
             )
         return {key: self._attribution[key] for key in keys}
 
-    def _close(self, error: BaseException | None) -> None:
+    def close(self, error: BaseException | None = None) -> None:
+        """End it; ``error`` is what its block failed with. Its totals go on counting what began in it."""
         # No Token: a block may end in another contextvars.Context than it began in
         # (async generators do: https://github.com/python/cpython/issues/93740).
+        self._step_back()
+        self._opening = None
+        if self.observer is not None:
+            closed_early = isinstance(error, GeneratorExit)
+            self.observer.closed(self, self._state, None if closed_early else error)
+        spec, totals = self._spec, self._totals
+        unused = not (totals.admitted or totals.calls or totals.refused)
+        if unused and error is None and (spec.budgets or spec.windowed):
+            spec.warn_unused(self.name)
+
+    def _leave(self) -> None:
+        self._step_back()
+        if self.observer is not None and self._state is not None:
+            self.observer.go(self.observer.around(self._state))
+
+    def _step_back(self) -> None:
         current = _current.get()
         if current is self:
             outer = self._outer
@@ -149,15 +176,10 @@ class GovernanceContext(Correctable):
             _current.set(outer)
         elif current is not None and self in current._path:
             self._left = True  # before one inside it, whose end must not bring it back
-        if self.observer is not None:
-            self.observer.closed(self, self._state, error)
-        spec, totals = self._spec, self._totals
-        unused = not (totals.admitted or totals.calls or totals.refused)
-        if unused and error is None and (spec.budgets or spec.windowed):
-            spec.warn_unused(self.name)
 
     def __enter__(self) -> GovernanceContext:
-        self._open()
+        self.open()
+        self._opening = opened_by(sys._getframe(1))
         return self
 
     def __exit__(
@@ -166,10 +188,12 @@ class GovernanceContext(Correctable):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close(error)
+        self.close(error)
 
     async def __aenter__(self) -> GovernanceContext:
-        self._open()
+        self.open()
+        frame = sys._getframe(1)
+        self._opening = opened_by(frame)
         return self
 
     async def __aexit__(
@@ -178,30 +202,25 @@ class GovernanceContext(Correctable):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close(error)
+        self.close(error)
 
     def __call__(self, function: F) -> F:
-        """As a decorator: a fresh context for each call of a function or coroutine function."""
+        """As a decorator: a fresh context for each call of a function, coroutine or generator function."""
         spec = self._spec
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigurationError(
-                "generator functions are not governed yet: open the context inside, or around the loop"
-            )
-        if inspect.iscoroutinefunction(function):
+        run = runner(function, lambda: GovernanceContext(spec), _observer)
+        return decorated(function, run)  # type: ignore[no-any-return]
 
-            @functools.wraps(function)
-            async def governed_coroutine(*args: Any, **kwargs: Any) -> Any:
-                async with GovernanceContext(spec):
-                    return await function(*args, **kwargs)
+    def wrap(self, function: F) -> F:
+        """A function that runs in this context wherever it is called: in a thread, a pool, a callback.
 
-            return governed_coroutine  # type: ignore[return-value]
-
-        @functools.wraps(function)
-        def governed_function(*args: Any, **kwargs: Any) -> Any:
-            with GovernanceContext(spec):
-                return function(*args, **kwargs)
-
-        return governed_function  # type: ignore[return-value]
+        Coroutine and generator functions too. What was current there before is set back afterwards.
+        The context may have ended meanwhile: what runs in it still counts in it.
+        """
+        if not self._path:
+            raise ConfigurationError(f"context {self.name!r} is not open: wrap functions inside its block")
+        observer = self.observer
+        there = (self, None if observer is None or self._state is None else observer.within(self._state))
+        return decorated(function, runner(function, lambda: Inside(there, observer), _observer))  # type: ignore[no-any-return]
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -257,20 +276,6 @@ class GovernanceContext(Correctable):
 
     # -- what it cost -------------------------------------------------------------------------
 
-    @property
-    def remaining(self) -> Decimal | None:
-        """Dollars left under the tightest budget of this context and those around it; None without one.
-
-        Budgets with a window belong to accounts beyond this tree of contexts and are not counted here.
-        """
-        with self._lock:
-            lefts = [
-                budget.limit_nanos - context._totals.spent - context._totals.reserved
-                for context in self._path or (self,)
-                for budget in context._spec.budgets
-            ]
-        return dollars(max(min(lefts), 0)) if lefts else None
-
     def tree(self) -> ContextTree:
         """A snapshot of this context and those below it, printable as text, HTML and by rich."""
         with self._lock:
@@ -298,26 +303,6 @@ class GovernanceContext(Correctable):
         with self._lock:
             return f"<GovernanceContext {self.name!r}: {self._snapshot(deep=False).summary}>"
 
-    # -- what the story of a call does to it --------------------------------------------------
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        """The limits, without a window, of its own budgets and of those around it."""
-        if self._watches is None:
-            self._watches = tuple(
-                Watch(
-                    account=str(context._number),
-                    limit=budget.limit_nanos,
-                    budget=budget.label,
-                    scope=f"context {context.name!r}",
-                    enforced=budget.on_exceeded != "warn",
-                    source=budget,
-                )
-                for context in self._path
-                for budget in context._spec.budgets
-            )
-        return self._watches
-
     @property
     def inherited(self) -> Attribution:
         """The attribution of it and the contexts around it; not to be changed."""
@@ -328,56 +313,10 @@ class GovernanceContext(Correctable):
         """The locked keys with their values; not to be changed."""
         return self._locks
 
-    @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """The budgets without a window of it and the contexts around it, outermost first."""
-        return tuple(budget for context in self._path for budget in context._spec.budgets)
-
-    @property
-    def windowed(self) -> tuple[ScopedBudget, ...]:
-        """The budgets with a window of this context and those around it."""
-        return self._windowed
-
     def reserve(self, wish: Reserve) -> Change | Refusal:
-        """Set an amount aside in it and every context around it, or in none.
-
-        The change says how many nano-dollars (less than wished where ``at_most``).
-        """
-        path = self._path
-        with self._lock:
-            accounts = {}
-            for context in path if wish.watches else ():
-                if context._spec.budgets:
-                    totals = context._totals
-                    accounts[str(context._number)] = Account(totals.spent, totals.reserved)
-            change = reserve(wish, accounts)
-            if not isinstance(change, Change):
-                assert isinstance(change, Refusal), "budgets of a context have no window"
-                return change
-            for context in path:
-                context._totals.reserved += change.reserved
-                context._totals.admitted += 1
-        return change
-
-    def unreserve(self, amount: int) -> None:
-        """Give part or all of a reservation back (nano-dollars)."""
-        with self._lock:
-            for context in self._path:
-                context._totals.reserved -= amount
-
-    def book(self, charge: Charge, reserved: int, attribution: tuple[tuple[str, str], ...]) -> None:
-        """Count a charge in it and every context around it, and end its reservation (nano-dollars)."""
-        tokens = charge.total_tokens
-        rows = rows_of(charge, attribution)
-        with self._lock:
-            for context in self._path:
-                context._totals.book(charge, tokens, reserved, rows)
-
-    def refuse(self, would: bool = False) -> None:
-        """Count a call that was refused (or only would have been) in it and every context around it."""
-        with self._lock:
-            for context in self._path:
-                context._totals.refuse(would)
+        if self._opening is not None:
+            tell_leak(self._opening, self.name)
+        return super().reserve(wish)
 
 
 PARAMETERS = ("name", "budget", "locked")
@@ -413,8 +352,3 @@ def governance_context(
 
 
 with_governance_context = governance_context
-
-
-def current_context() -> GovernanceContext | None:
-    """The innermost open context of this task or thread, or None."""
-    return _current.get()

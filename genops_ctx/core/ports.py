@@ -247,3 +247,19 @@ class Observer(Protocol):
     def opened(self, context: GovernanceContext) -> object: ...
 
     def closed(self, context: GovernanceContext, state: object, error: BaseException | None) -> None: ...
+
+    def here(self) -> object:
+        """What is current now; None where nothing is observed."""
+        ...
+
+    def go(self, there: object) -> None:
+        """Make that current again."""
+        ...
+
+    def within(self, state: object) -> object:
+        """What is current in a context that opened with this state."""
+        ...
+
+    def around(self, state: object) -> object:
+        """What was current when it opened."""
+        ...

@@ -12,9 +12,9 @@ from .records import CostSource, Exactness
 
 if TYPE_CHECKING:
     from decimal import Decimal
-    from threading import Lock
 
     from .budget import Budget
+    from .process import ForkedLock
     from .records import Charge
 
 __all__ = ["Costs", "Row", "Totals", "rows_of"]
@@ -135,7 +135,7 @@ class Costs:
 
     __slots__ = ("_lock", "_totals")
 
-    _lock: Lock
+    _lock: ForkedLock
     _totals: Totals
 
     def newly_past(self, budget: Budget) -> tuple[tuple[Decimal, ...], int]:

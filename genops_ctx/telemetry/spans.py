@@ -170,6 +170,31 @@ class Spans:
         except Exception:
             log.debug("telemetry failed", exc_info=True)
 
+    # Of generators and other work that is suspended: OpenTelemetry's context goes with ours.
+
+    def here(self) -> Context | None:
+        if self.tracer() is None:
+            return None
+        from opentelemetry import context as otel
+
+        return otel.get_current()
+
+    def go(self, there: object) -> None:
+        from opentelemetry.context import Context, attach
+
+        if isinstance(there, Context):
+            attach(there)
+
+    def within(self, state: object) -> Context | None:
+        if not isinstance(state, OpenSpan):
+            return None
+        from opentelemetry import trace
+
+        return trace.set_span_in_context(state.span, state.before)
+
+    def around(self, state: object) -> Context | None:
+        return state.before if isinstance(state, OpenSpan) else None
+
 
 def _of_attribution(attribution: Mapping[str, str]) -> dict[str, str]:
     return {f"genops.{key}": value for key, value in attribution.items()}

@@ -33,7 +33,7 @@ def genops_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
         @pytest.fixture(autouse=True)
         def governed_in_memory(genops_runtime): ...
     """
-    from ..core.context import _current
+    from ..core.current import _current
     from ..pricing import catalogue
     from ..runtime import Runtime, reset_runtime
     from ..settings import Settings

@@ -1,0 +1,133 @@
+"""The part of a context that limits: its budgets and those around it, what is set aside, what is booked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
+from .errors import ConfigurationError
+from .money import dollars
+from .pending import Correctable
+from .process import process_id
+from .totals import rows_of
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from .budget import Budget
+    from .records import Charge
+    from .scope import ScopedBudget, Spec
+
+__all__ = ["Limits"]
+
+
+class Limits(Correctable):
+    """What the story of a call does to a context and to those around it, in one step each."""
+
+    __slots__ = ("_number", "_path", "_prefix", "_spec", "_watches", "_windowed")
+
+    _number: int
+    _path: tuple[Limits, ...]
+    _prefix: str
+    _spec: Spec
+    _watches: tuple[Watch, ...] | None
+    _windowed: tuple[ScopedBudget, ...]
+
+    @property
+    def name(self) -> str:
+        raise AssertionError("a context has a name")
+
+    @property
+    def remaining(self) -> Decimal | None:
+        """Dollars left under the tightest budget of this context and those around it; None without one.
+
+        Budgets with a window belong to accounts beyond this tree of contexts and are not counted here.
+        """
+        with self._lock:
+            lefts = [
+                budget.limit_nanos - context._totals.spent - context._totals.reserved
+                for context in self._path or (self,)
+                for budget in context._spec.budgets
+            ]
+        return dollars(max(min(lefts), 0)) if lefts else None
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """The limits, without a window, of its own budgets and of those around it."""
+        if self._watches is None:
+            self._watches = tuple(
+                Watch(
+                    account=str(context._number),
+                    limit=budget.limit_nanos,
+                    budget=budget.label,
+                    scope=f"context {context.name!r}",
+                    enforced=budget.on_exceeded != "warn",
+                    source=budget,
+                )
+                for context in self._path
+                for budget in context._spec.budgets
+            )
+        return self._watches
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets without a window of it and the contexts around it, outermost first."""
+        return tuple(budget for context in self._path for budget in context._spec.budgets)
+
+    @property
+    def windowed(self) -> tuple[ScopedBudget, ...]:
+        """The budgets with a window of this context and those around it."""
+        return self._windowed
+
+    def reserve(self, wish: Reserve) -> Change | Refusal:
+        """Set an amount aside in it and every context around it, or in none.
+
+        The change says how many nano-dollars (less than wished where ``at_most``). Raises
+        :class:`ConfigurationError` in a child that was forked inside a context with a budget of its own:
+        parent and child cannot count together.
+        """
+        path = self._path
+        with self._lock:
+            accounts = {}
+            for context in path if wish.watches else ():
+                if context._spec.budgets:
+                    if context._prefix != process_id() and any(watch.enforced for watch in wish.watches):
+                        raise _elsewhere(context)
+                    totals = context._totals
+                    accounts[str(context._number)] = Account(totals.spent, totals.reserved)
+            change = reserve(wish, accounts)
+            if not isinstance(change, Change):
+                assert isinstance(change, Refusal), "budgets of a context have no window"
+                return change
+            for context in path:
+                context._totals.reserved += change.reserved
+                context._totals.admitted += 1
+        return change
+
+    def unreserve(self, amount: int) -> None:
+        """Give part or all of a reservation back (nano-dollars)."""
+        with self._lock:
+            for context in self._path:
+                context._totals.reserved -= amount
+
+    def book(self, charge: Charge, reserved: int, attribution: tuple[tuple[str, str], ...]) -> None:
+        """Count a charge in it and every context around it, and end its reservation (nano-dollars)."""
+        tokens = charge.total_tokens
+        rows = rows_of(charge, attribution)
+        with self._lock:
+            for context in self._path:
+                context._totals.book(charge, tokens, reserved, rows)
+
+    def refuse(self, would: bool = False) -> None:
+        """Count a call that was refused (or only would have been) in it and every context around it."""
+        with self._lock:
+            for context in self._path:
+                context._totals.refuse(would)
+
+
+def _elsewhere(context: Limits) -> ConfigurationError:
+    return ConfigurationError(
+        f"budget {context._spec.budgets[0].label!r} of context {context.name!r} is counted in the process "
+        "that opened it, and this one was forked from that: nothing was sent. Open the context in the child, "
+        'or give the budget a window ("5/total") and a store that processes share (sqlite:////path, redis://…)'
+    )
