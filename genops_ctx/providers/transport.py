@@ -238,11 +238,18 @@ class Transport:
         return Body(response, current, what)
 
     def get_json(
-        self, method: str, path: str, limits: Limits, *, what: str, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        limits: Limits,
+        *,
+        what: str,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Any:
         """A JSON value of the management API; raises the error of whatever else comes."""
-        body = self.send(method, path, Exchange(limits.total), limits, what=what, params=params)
-        return json_of(body, body.read(), what)
+        answer = self.send(method, path, Exchange(limits.total), limits, what=what, body=body, params=params)
+        return json_of(answer, answer.read(), what)
 
 
 class _Bearer(requests.auth.AuthBase):

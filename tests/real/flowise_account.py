@@ -23,6 +23,7 @@ MANAGE_FLOWS = (
     ),
     "credentials:view",
     "credentials:create",
+    "credentials:delete",
     "executions:view",
     "tools:view",
 )
