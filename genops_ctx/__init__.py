@@ -63,7 +63,7 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if home == "core.context":
-        import_module(f"{__name__}.runtime")  # it lets contexts make spans
+        import_module(f"{__name__}.attempt")  # contexts make spans, and go into threads
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

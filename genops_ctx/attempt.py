@@ -16,6 +16,7 @@ from .core.context import GovernanceContext, current_context
 from .core.effects import Story
 from .core.errors import GovernanceError
 from .core.steps import Dropped
+from .instrument.threads import carry_from_first_context
 from .runtime import Runtime, get_runtime
 from .sending import Sending
 
@@ -198,3 +199,4 @@ def _queue(job: Callable[[], object]) -> None:
 
 
 Dropped.put = _queue
+carry_from_first_context()

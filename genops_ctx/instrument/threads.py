@@ -1,0 +1,140 @@
+"""Carries the current context into threads and into the jobs of thread pools.
+
+Put in when the first context of the process opens, unless ``GENOPS_THREADS=off``: code that starts
+threads stays as it is. A thread has the context in which it was started for as long as it runs. A job has
+that in which it was submitted; the pool's threads themselves have none, so what one tenant submits never
+runs in another's context. With Python 3.14's ``thread_inherit_context`` it is the same.
+
+``multiprocessing.pool.ThreadPool`` and queues of your own carry nothing: what is put on them needs
+``context.wrap(function)``. The hooks are plain functions, and only mark what they are given: other
+libraries' wrappers of the same methods work above and below them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..core.context import GovernanceContext
+from ..core.current import Place, _current
+from ..core.errors import ConfigurationError
+
+__all__ = ["carry_from_first_context", "instrument_threads", "uninstrument_threads"]
+
+VARIABLE = "GENOPS_THREADS"
+
+_POOLS = "multiprocessing.pool"
+"""module of thread pools whose threads outlive every job"""
+
+_OWN = "genops_ctx-"
+"""how the names of our own threads begin"""
+
+
+class _Hooks:
+    """What was there before, and whether contexts are carried."""
+
+    on = False
+    arranged = False
+    start: Callable[..., Any] | None = None
+    submit: Callable[..., Any] | None = None
+
+
+def carry_from_first_context() -> None:
+    """Have :func:`instrument_threads` called when the first context opens."""
+    if not _Hooks.arranged:
+        _Hooks.arranged = True
+        GovernanceContext.before_first = _first_context
+
+
+def _first_context() -> None:
+    choice = os.environ.get(VARIABLE, "").strip().lower()
+    if choice not in ("", "on", "off"):
+        raise ConfigurationError(f"{VARIABLE} must be on or off, not {choice[:20]!r}")
+    if choice != "off":
+        instrument_threads()
+
+
+def instrument_threads() -> bool:
+    """Carry contexts into threads and pools from now on. True where they were not carried before."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    changed, _Hooks.on = not _Hooks.on, True
+    if _Hooks.start is None:
+        _Hooks.start, threading.Thread.start = threading.Thread.start, _start  # type: ignore[method-assign]
+        _Hooks.submit, ThreadPoolExecutor.submit = ThreadPoolExecutor.submit, _submit  # type: ignore[method-assign]
+    return changed
+
+
+def uninstrument_threads() -> bool:
+    """Carry them no more; what runs goes on as it is. True where they were carried."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    changed, _Hooks.on = _Hooks.on, False
+    _Hooks.arranged, GovernanceContext.before_first = True, None
+    # Where somebody has wrapped ours in turn, both stay, and do nothing.
+    if threading.Thread.start is _start and ThreadPoolExecutor.submit is _submit:
+        assert _Hooks.start is not None
+        assert _Hooks.submit is not None
+        threading.Thread.start = _Hooks.start  # type: ignore[method-assign]
+        ThreadPoolExecutor.submit = _Hooks.submit  # type: ignore[method-assign]
+        _Hooks.start = _Hooks.submit = None
+    return changed
+
+
+class _Carried:
+    """A function that runs where it was handed over, whoever calls it."""
+
+    __slots__ = ("_function", "_place")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._place = Place(GovernanceContext.observer)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        place = self._place
+        place.enter()
+        try:
+            return self._function(*args, **kwargs)
+        finally:
+            place.leave()
+
+
+def _start(self: threading.Thread, *args: Any, **kwargs: Any) -> Any:
+    if _Hooks.on and _current.get() is not None and not self.ident and not _serves_many(self):
+        # ``run`` of the instance: a class of the user's may have its own. The thread takes it away again,
+        # so that it does not hold itself.
+        run = _Carried(self.run)
+
+        def run_once() -> None:
+            self.__dict__.pop("run", None)
+            run()
+
+        self.run = run_once  # type: ignore[method-assign]
+    assert _Hooks.start is not None
+    return _Hooks.start(self, *args, **kwargs)
+
+
+def _serves_many(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    return getattr(target, "__module__", None) == _POOLS or thread.name.startswith(_OWN)
+
+
+def _submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    assert _Hooks.submit is not None
+    if not _Hooks.on or not callable(fn) or _pickles(type(self)):
+        return _Hooks.submit(self, fn, *args, **kwargs)
+    job = _Carried(fn)
+    context = _current.get()
+    # A thread that the pool starts now serves later jobs too.
+    _current.set(None)
+    try:
+        return _Hooks.submit(self, job, *args, **kwargs)
+    finally:
+        _current.set(context)
+
+
+def _pickles(kind: type) -> bool:
+    """Pools of interpreters pickle their jobs."""
+    return any(base.__name__ == "InterpreterPoolExecutor" for base in kind.__mro__)
