@@ -19,15 +19,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .core.accounts import Refusal, Reserve, WrongWindow
 from .core.booking import charge_of_loss, hold_id
-from .core.errors import StoreError
+from .core.errors import StoreDataLost, StoreError
 from .core.evidence import adjusted
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
 from .core.records import Charge, Exactness
 from .generations import Generations
+
+if TYPE_CHECKING:
+    from .recovery import Recovery
 
 __all__ = ["Books"]
 
@@ -48,10 +52,11 @@ REPLAY_SECONDS = 72_000.0
 class Books:
     """One store and one ledger. What is done here after a call was sent never raises."""
 
-    def __init__(self, store: AccountStore, ledger: Ledger) -> None:
+    def __init__(self, store: AccountStore, ledger: Ledger, recovery: Recovery | None = None) -> None:
         self.store = store
         self.ledger = ledger
         self._generations = Generations(store, ledger)
+        self._recovery = recovery
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float, str]] = deque()
@@ -66,7 +71,14 @@ class Books:
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         """Raises :class:`StoreError` within the store's bound."""
         self._generations.expect()
-        answer = self.store.reserve(wish, now)
+        if self._recovery is not None:
+            self._recovery.watch()
+        try:
+            answer = self.store.reserve(wish, now)
+        except StoreDataLost:
+            if self._recovery is not None:
+                self._recovery.wake()
+            raise
         self._generations.note(now)
         return answer
 
@@ -100,7 +112,9 @@ class Books:
                 fresh = self.ledger.append(charge, settled=not settles)
         except Exception as error:
             log.warning("a charge of %s is not in the ledger yet: %s", charge.name, error)
-            self._keep(charge, settled=not settles or self._settled_without_ledger(charge))
+            self._keep(charge, settled=not settles)
+            if settles:
+                self._settle_without_ledger(charge)
             return
         try:
             if fresh is False:
@@ -113,14 +127,12 @@ class Books:
             if fresh is False:  # nothing in the ledger says that there is something to correct
                 self._keep(charge, settled=False)
 
-    def _settled_without_ledger(self, charge: Charge) -> bool:
-        """Budgets must hold without the ledger too."""
+    def _settle_without_ledger(self, charge: Charge) -> None:
+        """Budgets must hold without the ledger too. Once that answers the charge is settled again."""
         try:
             self._settle(charge, charge.nanos)
         except Exception as error:
             log.warning("nor is it in its accounts: %s", error)
-            return False
-        return True
 
     def _keep(self, charge: Charge, settled: bool) -> None:
         """Until the ledger answers."""
@@ -355,5 +367,7 @@ class Books:
             self._write_down()
         except Exception as error:
             log.error("%d charges are not in the ledger: %s", len(self._unwritten), error)
+        if self._recovery is not None:
+            self._recovery.stop()
         self.store.close()
         self.ledger.close()

@@ -185,15 +185,10 @@ class Controls:
         """
         now = self._clock()
         restore = getattr(self._store, "restore", None)
-        claimed = (
-            self._store.claim_restore(FENCE_SECONDS)  # type: ignore[attr-defined]
-            if restore is not None
-            else self._store.mark("rebuild", now, now + FENCE_SECONDS)
-        )
-        if not claimed:
-            raise StoreError("another rebuild runs, or ran within the last minute: try again after it")
         if restore is not None:
             return self._restore(restore, now, reason)
+        if not self._store.mark("rebuild", now, now + FENCE_SECONDS):
+            raise StoreError(_ANOTHER)
         before, after = self._agreed(now)
         changed = {}
         for key in sorted({*before, *after}):
@@ -204,8 +199,39 @@ class Controls:
         self._record("rebuild", "all accounts", reason or f"{len(changed)} account(s) changed")
         return changed
 
+    def bring_back(self, closed: float) -> bool:
+        """After a loss that the store has noticed: begin it anew from a complete ledger.
+
+        False where another process is at it, or has done it. For ``closed`` seconds nothing is reserved.
+        """
+        now = self._clock()
+        claim = self._store.claim_restore(FENCE_SECONDS)  # type: ignore[attr-defined]
+        if claim is None:
+            return False
+        restore = self._store.restore  # type: ignore[attr-defined]
+        waiting, accounts, ended, said = self._by_the_ledger(now)
+        if not restore(accounts, ended, said, now=now, claim=claim, closed=closed):
+            return False
+        self._ledger.mark_settled(waiting)
+        reason = f"the store had lost its data; {len(accounts)} account(s) restored"
+        self._record("rebuild", "all accounts", reason)
+        return True
+
+    def _by_the_ledger(
+        self, now: float
+    ) -> tuple[list[str], dict[str, Account], dict[str, Hold], dict[str, Control]]:
+        """What waits for the accounts, and is in them then; the accounts, ends, and what operators said."""
+        waiting = [charge.id for charge in self._ledger.unsettled(_ALL)]
+        charges = tuple(self._ledger.charges())
+        spent = self._spent(charges).items()
+        accounts = {key: Account(nanos) for key, nanos in spent if _is_kept(key, now)}
+        return waiting, accounts, _ended(charges, now), self._said(now)
+
     def _restore(self, restore: Callable[..., bool], now: float, reason: str) -> dict[str, tuple[int, int]]:
         """A store that notices loss begins anew, in one step, from what the ledger says."""
+        claim = self._store.claim_restore(FENCE_SECONDS)  # type: ignore[attr-defined]
+        if claim is None:
+            raise StoreError(_ANOTHER)
         try:
             before = self._store.accounts()
         except StoreDataLost:
@@ -213,15 +239,12 @@ class Controls:
             before = {}
         else:
             self._agreed(now)
-        waiting = [charge.id for charge in self._ledger.unsettled(_ALL)]
-        charges = tuple(self._ledger.charges())
-        after = {key: nanos for key, nanos in self._spent(charges).items() if _is_kept(key, now)}
-        accounts = {key: Account(nanos) for key, nanos in after.items()}
-        restore(accounts, _ended(charges, now), self._said(now), now=now, anyway=True)
+        waiting, accounts, ended, said = self._by_the_ledger(now)
+        restore(accounts, ended, said, now=now, anyway=True, claim=claim)
         self._ledger.mark_settled(waiting)
-        self._record("rebuild", "all accounts", reason or f"{len(after)} account(s) restored")
-        was = {key: before.get(key, Account()).spent for key in after}
-        return {key: (was[key], nanos) for key, nanos in after.items() if was[key] != nanos}
+        self._record("rebuild", "all accounts", reason or f"{len(accounts)} account(s) restored")
+        was = {key: before.get(key, Account()).spent for key in accounts}
+        return {key: (was[key], after.spent) for key, after in accounts.items() if was[key] != after.spent}
 
     def _agreed(self, now: float) -> tuple[Mapping[str, Account], dict[str, int]]:
         """Accounts and ledger at one moment at which nothing is on its way from the one to the other."""
@@ -271,6 +294,7 @@ class Controls:
         self._ledger.audit(AuditEvent(self._clock(), action, subject, self._actor, reason, nanos, until))
 
 
+_ANOTHER = "another rebuild runs, or one broke off within the last minute: try again after it"
 _UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
 
 

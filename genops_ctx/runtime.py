@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from .core.guarding import Guards
     from .core.records import Charge
+    from .recovery import Recovery
 
 __all__ = ["Runtime", "configure", "get_runtime", "reset_runtime"]
 
@@ -78,10 +79,9 @@ class Runtime:
         on_alert: object = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.books = Books(
-            store if store is not None else open_store(self.settings.store),
-            ledger if ledger is not None else open_ledger(self.settings.ledger),
-        )
+        accounts = store if store is not None else open_store(self.settings.store)
+        charges = ledger if ledger is not None else open_ledger(self.settings.ledger)
+        self.books = Books(accounts, charges, self._recovery(accounts, charges, clock))
         self.clock = clock
         self.decisions = Decisions(self.settings, self.books.ledger)
         sinks = sinks_of(on_alert, self.settings.alert_webhook) if self.settings.mode != "off" else ()
@@ -96,6 +96,13 @@ class Runtime:
         self.abandoned = Abandoned()
         self.in_flight = InFlight()
         self.corrections = Corrections(self.books, lambda: self.prices, clock, self.corrected)
+
+    def _recovery(self, store: AccountStore, ledger: Ledger, clock: Clock) -> Recovery | None:
+        if not self.settings.ledger_complete or not hasattr(store, "restore"):
+            return None
+        from .recovery import Recovery
+
+        return Recovery(store, ledger, clock)
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -356,6 +363,7 @@ def configure(
     mode: str | None = None,
     store: str | None = None,
     ledger: str | Ledger | None = None,
+    ledger_complete: bool | None = None,
     prices: str | Prices | None = None,
     tracer_provider: TracerProvider | None = None,
     clock: Clock | None = None,
@@ -373,6 +381,8 @@ def configure(
             unless given.
         ledger: where charges are kept: ``memory://``, ``sqlite:////path``, or any object with the
             methods of :class:`genops_ctx.core.ports.Ledger`; the user's own file unless given.
+        ledger_complete: every charge of the store is in this ledger, whoever made it: a Redis that loses
+            its data is then brought back from it, by one of the processes.
         prices: path of a file of your own prices, or any object with ``quote`` and ``provider_of``.
         tracer_provider: an OpenTelemetry tracer provider; the global one unless given.
         on_alert: functions of an :class:`~genops_ctx.core.alerts.Alert`, and addresses of webhooks, told
@@ -390,6 +400,7 @@ def configure(
         "mode": mode,
         "store": store,
         "ledger": ledger if isinstance(ledger, str) else None,
+        "ledger_complete": ledger_complete,
         "prices": prices if isinstance(prices, str) else None,
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})

@@ -54,6 +54,8 @@ class Settings:
     own file. It may hold a password, so it is not shown"""
     ledger: str = field(default="memory://", repr=False)
     """URL of the charges; likewise"""
+    ledger_complete: bool = False
+    """every charge of the store is in this ledger, so a store that loses its data is brought back from it"""
     attribution: Attribution = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     policies: tuple[Policy, ...] = ()
@@ -74,6 +76,11 @@ class Settings:
                 raise ConfigurationError(
                     f"{name} cannot be {shown!r}: it is a URL of {', '.join(schemes)}, such as memory://"
                 )
+        if self.ledger_complete and self.ledger.lower().startswith(("memory:", DEFAULT)):
+            raise ConfigurationError(
+                "ledger_complete says that the ledger has every charge of the store, so that its accounts "
+                "can be brought back from it: name that ledger, sqlite:////path or postgresql://…"
+            )
 
 
 _ENVIRONMENT = {
@@ -85,6 +92,8 @@ _ENVIRONMENT = {
     "ledger": "GENOPS_LEDGER",
     "alert_webhook": "GENOPS_ALERT_WEBHOOK",
 }
+
+_YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def environment_attribution(environ: Mapping[str, str] | None = None) -> Attribution:
@@ -107,6 +116,11 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         for name, variable in _ENVIRONMENT.items()
         if env.get(variable, "").strip()
     }
+    complete = env.get("GENOPS_LEDGER_COMPLETE", "").strip().lower()
+    if complete:
+        if complete not in _YES_OR_NO:
+            raise ConfigurationError("GENOPS_LEDGER_COMPLETE must be true or false")
+        given["ledger_complete"] = _YES_OR_NO[complete]
     given["attribution"] = {**settings.attribution, **environment_attribution(env)}
     return replace(settings, **given)
 
@@ -133,10 +147,15 @@ def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
 def _from_document(document: Mapping[str, Any], source: str) -> Settings:
     flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
     top = {"mode", "store", "ledger", "prices"}
-    _known(document, {*top, "flowise", "attribution", "budget", "policy", "alerts"}, "the file")
+    other = {"ledger_complete", "flowise", "attribution", "budget", "policy", "alerts"}
+    _known(document, top | other, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
     given |= {"store": DEFAULT, "ledger": DEFAULT}
     given |= {name: _text(document, name) for name in top if name in document}
+    if "ledger_complete" in document:
+        if not isinstance(document["ledger_complete"], bool):
+            raise ConfigurationError("ledger_complete must be true or false")
+        given["ledger_complete"] = document["ledger_complete"]
     alerts = _table(document, "alerts", {"webhook"})
     given |= {f"alert_{name}": _text(alerts, name) for name in alerts}
     attribution = _table(document, "attribution", None)

@@ -211,7 +211,7 @@ def rebuild(yes: bool, only_machine: bool, reason: str, as_json: bool) -> None:
                 "the ledger is memory://, which knows of no charge of other processes. Name the one that the "
                 "workers write, by GENOPS_LEDGER or in the settings file"
             )
-        if not (only_machine or _is_local(settings.store)):
+        if not (only_machine or settings.ledger_complete or _is_local(settings.store)):
             raise ConfigurationError(
                 "the store is shared by machines and the ledger is of this machine only, so it cannot say "
                 "what all of them spent. If no other machine has used the store, say so with --only-machine; "

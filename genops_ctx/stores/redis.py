@@ -105,16 +105,24 @@ class RedisStore:
     # -- the protocol ---------------------------------------------------------------------------
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        return self._ask(words.reserve(wish, now))
+        answer = self._ask(words.reserve(wish, now))
+        if isinstance(answer, Held) and answer.fresh:
+            self.session.in_flight.begin(wish, answer.amount, now)
+        return answer
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         self._ask(words.settle(hold, actual, accounts, now, completed))
+        self.session.in_flight.end(hold)
 
     def release(self, hold: str, now: float, token: str = "") -> bool:
-        return self._ask(words.release(hold, now, token))
+        given_back = self._ask(words.release(hold, now, token))
+        if given_back or not token:
+            self.session.in_flight.end(hold)
+        return given_back
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
         self._ask(words.extend(hold, expires_at, now))
+        self.session.in_flight.extend(hold, expires_at - now)
 
     def reap(self, now: float) -> Sequence[Lost]:
         while True:
@@ -150,11 +158,12 @@ class RedisStore:
 
     # -- what only Redis needs ------------------------------------------------------------------
 
-    def claim_restore(self, seconds: float = 120.0) -> bool:
-        """True for the one process that is to replay the ledger and :meth:`restore`; for so long."""
-        key = self.keys[0].replace(":meta", ":restoring")
-        milliseconds = int(seconds * 1000)
-        return bool(self._bounded(lambda client: client.set(key, "1", nx=True, px=milliseconds)))
+    def claim_restore(self, seconds: float = 120.0) -> str | None:
+        """A token for the one process that is to replay the ledger and :meth:`restore`, for so long.
+
+        None where another process has one. It ends with the restore; with its process it runs out.
+        """
+        return self._bounded(lambda client: self._drive(self.session.claim(seconds), client))
 
     def restore(
         self,
@@ -164,19 +173,23 @@ class RedisStore:
         *,
         now: float | None = None,
         anyway: bool = False,
+        claim: str = "",
+        closed: float = 0.0,
     ) -> bool:
         """Begin anew from what a complete ledger says, in one step, and forget what is there.
 
         ``accounts`` say what was spent; what is reserved follows from ``holds`` and from those that
         are still there. Returns False, and changes nothing, where nothing is lost any more (unless
-        ``anyway``). Other clients go on with the new data by themselves.
+        ``anyway``). Other clients go on with the new data by themselves, and tell it of their calls in
+        flight; for ``closed`` seconds nothing is reserved anew, so that all of them come to it. With a
+        ``claim`` that is over and another's it raises :class:`StoreError`, and changes nothing.
         """
         arguments = words.restore_arguments(
             accounts, holds or {}, controls or {}, time.time() if now is None else now
         )
         client = self.connect(RESTORE_SECONDS)
         try:
-            return self._drive(self.session.restore(anyway, arguments), client)
+            return self._drive(self.session.restore(claim, anyway, closed, arguments), client)
         finally:
             client.close()
 

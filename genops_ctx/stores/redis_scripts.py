@@ -14,6 +14,7 @@ KEYS = ("meta", "accounts", "holds", "controls", "due", "sweep", "losses", "mark
 
 _UNGUARDED = {
     "open": ("keys", "open"),
+    "claim": ("keys", "claim"),
     "restore": ("keys", "amounts", "holds", "restore"),
 }
 

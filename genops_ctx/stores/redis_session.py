@@ -13,8 +13,10 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..core.errors import StoreDataLost, StoreError
+from .redis_in_flight import InFlight
 from .redis_scripts import Script, script
 from .server_clock import ServerClock
+from .tombstones import TOMBSTONE_SECONDS
 
 __all__ = ["Question", "Request", "Session"]
 
@@ -52,6 +54,7 @@ class Session:
         self._counter = 0
         self._clock = ServerClock()
         self._callers_clock = callers_clock
+        self.in_flight = InFlight()
         self._witness: tuple[str, float, float] | None = None
         """an attempt whose end the data was told, and when (this machine's clock, and monotonic)"""
 
@@ -62,6 +65,12 @@ class Session:
             yield from self._join()
         program = script(name)
         while True:
+            waiting = None if name == "put_back" else self.in_flight.untold(now)
+            if waiting is not None:
+                yield from self.ask("put_back", now, *waiting[1])
+                for ended in self.in_flight.told(waiting[0]):
+                    yield from self.ask("release", now, ended, TOMBSTONE_SECONDS, "")
+                continue
             sent = time.monotonic()
             earliest = self._clock.at(sent)
             assert earliest is not None
@@ -116,12 +125,25 @@ class Session:
         self._joined = True
         return []
 
-    def restore(self, anyway: bool, arguments: Sequence[Argument]) -> Generator[Request, list[Any], bool]:
-        """Begin anew from these accounts and holds; False where another has done so already."""
+    def claim(self, seconds: float) -> Generator[Request, list[Any], str | None]:
+        """A token for the one who may begin anew within so long; None where another has one."""
+        token = os.urandom(12).hex()
+        reply = yield Request(script("claim"), (token, repr(seconds)))
+        return token if reply[0] == b"claimed" else None
+
+    def restore(
+        self, claim: str, anyway: bool, closed: float, arguments: Sequence[Argument]
+    ) -> Generator[Request, list[Any], bool]:
+        """Begin anew from these accounts and holds; False where another has done so already.
+
+        Raises :class:`StoreError` where the claim is over and another's.
+        """
         sent = time.monotonic()
         head = (self.generation or "", self._counter, os.urandom(12).hex(), "1" if anyway else "0")
-        reply = yield Request(script("restore"), (*head, *arguments))
+        reply = yield Request(script("restore"), (*head, claim, repr(closed), *arguments))
         self._learn(reply, sent, time.monotonic())
+        if reply[0] == b"fenced":
+            raise StoreError("it took too long: another process may bring the accounts back now")
         self._adopt(reply)
         self._joined = True
         return bool(reply[0] == b"restored")
@@ -131,6 +153,7 @@ class Session:
 
     def _adopt(self, reply: list[Any]) -> None:
         self._witness = None
+        self.in_flight.tell_again()
         self.generation = reply[3].decode()
         self._counter = int(reply[4])
 

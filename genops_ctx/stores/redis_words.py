@@ -17,6 +17,7 @@ from ..core.accounts import (
     WrongWindow,
     kept_until,
 )
+from ..core.errors import StoreError
 from ..core.ports import Held, Lost
 from .redis_session import Argument
 from .tombstones import TOMBSTONE_SECONDS
@@ -159,6 +160,11 @@ def _held(answer: list[Any], watches: tuple[Watch, ...]) -> Held | Refusal | Wro
         return Held(HoldState.HELD, int(answer[1]), True, names)
     if word == b"seen":
         return Held(HoldState(answer[1].decode()), int(answer[2]), False)
+    if word == b"closed":
+        raise StoreError(
+            "Redis has lost what was booked in it, and was brought back from the ledger; it opens in "
+            f"{float(answer[1]):.1f} s, once all processes have told of their calls in flight"
+        )
     if word == b"window":
         return WrongWindow(float(answer[1]))
     index, spent, reserved, wanted, limit, frozen = answer[1:]

@@ -485,10 +485,11 @@ def test_a_store_that_restores_gets_accounts_and_what_operators_said() -> None:
     seen: dict[str, Any] = {}
 
     class Lossy(MemoryStore):
-        def claim_restore(self, seconds: float) -> bool:
-            return not seen
+        def claim_restore(self, seconds: float) -> str | None:
+            return None if seen else "claim"
 
-        def restore(self, accounts, holds, controls, *, now, anyway) -> bool:
+        def restore(self, accounts, holds, controls, *, now, anyway, claim) -> bool:
+            assert claim == "claim"
             seen.update(accounts=accounts, holds=holds, controls=controls, now=now, anyway=anyway)
             return True
 

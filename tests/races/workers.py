@@ -48,6 +48,8 @@ class Plan:
     patience: float = 20.0
     """seconds that a worker goes on while the store does not answer"""
     command_timeout: float = 1.0
+    ledger: str = ""
+    """path of one that all workers share, and that is declared complete; each has its own in memory else"""
 
 
 @dataclass
@@ -83,9 +85,12 @@ def store_of(plan: Plan) -> AccountStore:
     return SQLiteStore(place, timeout=20.0)
 
 
-def runtime_of(store: AccountStore, **budget: Any) -> Runtime:
-    settings = Settings(budgets=(Budget("0.10", "total", **budget),))
-    return Runtime(settings, store=store, ledger=MemoryLedger())
+def runtime_of(store: AccountStore, ledger: str = "", **budget: Any) -> Runtime:
+    budgets = (Budget("0.10", "total", **budget),)
+    if not ledger:
+        return Runtime(Settings(budgets=budgets), store=store, ledger=MemoryLedger())
+    settings = Settings(budgets=budgets, ledger=f"sqlite:///{ledger}", ledger_complete=True)
+    return Runtime(settings, store=store)
 
 
 def account_of(store: AccountStore) -> tuple[int, int]:
@@ -154,7 +159,7 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
 def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: Any) -> None:
     """All operations of one worker at once, each in a thread."""
     shorten_lives(0.0)
-    runtime = runtime_of(store_of(plan))
+    runtime = runtime_of(store_of(plan), plan.ledger)
     runtime.books.store.accounts()
     reset_runtime(runtime)
     mine = Report()

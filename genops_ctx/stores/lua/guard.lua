@@ -5,7 +5,7 @@ if server > tonumber(ARGV[1]) then
   return {"stale", clock[1], clock[2]}
 end
 
-local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors")
+local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "opens_at")
 local whole = redis.call("EXISTS", unpack(KEYS)) == #KEYS
 local old = meta[1] == ARGV[2] and tonumber(meta[2]) < tonumber(ARGV[3])
 if not old and ARGV[6] ~= "" and meta[1] == ARGV[2] then

@@ -1,5 +1,9 @@
 -- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 token, 15 number of watches; then for each:
 -- account, limit, starts_at, ends_at or "", enforced, control or "", kept until or "", before or "", n, n further accounts
+if meta[5] and server < tonumber(meta[5]) then
+  -- Begun anew a moment ago: clients still tell of their calls in flight.
+  return answer("closed", string.format("%.3f", meta[5] - server))
+end
 local id = ARGV[7]
 local seen = find(id)
 if seen then

@@ -1,9 +1,16 @@
 -- Begins the store anew from what the ledger says, as one step; who comes second finds it done.
 -- ARGV 1 generation that was lost, 2 counter last seen, 3 the new generation, 4 "1": also where
--- nothing is lost; then n, n × (account, spent); n, n × (id, state, amount, booked, expires_at, keyed, forget_at, memo,
+-- nothing is lost, 5 token of the claim to do so, or "", 6 seconds in which nothing is reserved anew; then
+-- n, n × (account, spent); n, n × (id, state, amount, booked, expires_at, keyed, forget_at, memo,
 -- n, accounts); n, n × (control, its text)
 local whole = redis.call("EXISTS", unpack(KEYS)) == #KEYS
-local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors")
+local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "restorer")
+if ARGV[5] ~= "" then
+  if meta[5] ~= ARGV[5] then
+    return {"fenced", clock[1], clock[2], meta[1] or "", meta[2] or "0"}
+  end
+  redis.call("HDEL", META, "restorer", "restorer_until")
+end
 local ancestors = meta[4] or " "
 if whole and meta[1] and not meta[3] and ARGV[4] ~= "1" then
   local same = meta[1] == ARGV[1] and tonumber(meta[2]) >= tonumber(ARGV[2])
@@ -12,7 +19,7 @@ if whole and meta[1] and not meta[3] and ARGV[4] ~= "1" then
   end
 end
 
-local at = 5
+local at = 7
 local function take()
   at = at + 1
   return ARGV[at - 1]
@@ -84,7 +91,10 @@ for _, name in ipairs({ARGV[1], meta[1] or ""}) do
     ancestors = ancestors .. name .. " "
   end
 end
-redis.call("HDEL", META, "lost")
+redis.call("HDEL", META, "lost", "opens_at")
+if tonumber(ARGV[6]) > 0 then
+  redis.call("HSET", META, "opens_at", string.format("%.17g", server + tonumber(ARGV[6])))
+end
 redis.call(
   "HSET", META, "generation", ARGV[3], "counter", string.format("%d", counter), "ancestors", ancestors,
   "schema", 1, "made_at", clock[1]

@@ -1,0 +1,78 @@
+"""The reservations of one client's calls in flight: data that is begun anew is told them again."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from ..core.accounts import Reserve
+
+__all__ = ["InFlight"]
+
+AT_ONCE = 200
+"""Reservations that one script is told."""
+
+
+class _Flight(NamedTuple):
+    amount: int
+    """nano-dollars, as it was reserved"""
+    left: float
+    """seconds that it had to live"""
+    since: float
+    """monotonic"""
+    wish: Reserve
+
+
+class InFlight:
+    """From a reserve until its end was told; each method is one step, so threads may share it."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+        self._untold: list[str] = []
+        self._process = os.getpid()
+
+    def begin(self, wish: Reserve, amount: int, now: float) -> None:
+        if self._process != os.getpid():  # those of before a fork are the parent's
+            self._process, self._flights, self._untold = os.getpid(), {}, []
+        self._flights[wish.id] = _Flight(amount, wish.expires_at - now, time.monotonic(), wish)
+
+    def extend(self, name: str, left: float) -> None:
+        flight = self._flights.get(name)
+        if flight is not None:
+            self._flights[name] = flight._replace(left=left, since=time.monotonic())
+
+    def end(self, name: str) -> None:
+        self._flights.pop(name, None)
+
+    def tell_again(self) -> None:
+        """The data is other data now."""
+        self._untold = list(self._flights) if self._process == os.getpid() else []
+
+    def untold(self, now: float) -> tuple[list[str], list[str | int]] | None:
+        """The next that are to be told, by name, and as ``lua/put_back.lua`` lists them; None where none are.
+
+        ``now`` is the caller's clock. What expired meanwhile is told too: it is booked as lost then.
+        """
+        names = [name for name in self._untold[:AT_ONCE] if name in self._flights]
+        if not names:
+            self._untold = self._untold[AT_ONCE:]
+            return self.untold(now) if self._untold else None
+        here = time.monotonic()
+        arguments: list[str | int] = [len(names)]
+        for name in names:
+            flight = self._flights.get(name)
+            if flight is None:  # it has just ended
+                return self.untold(now)
+            wish = flight.wish
+            accounts = dict.fromkeys(watch.account for watch in wish.watches)
+            expires_at = now + flight.left - (here - flight.since)
+            arguments += (name, flight.amount, repr(expires_at), int(wish.keyed), wish.memo, wish.token)
+            arguments += (len(accounts), *accounts)
+        return names, arguments
+
+    def told(self, names: list[str]) -> list[str]:
+        """Those that have ended meanwhile, which the data may have heard of too late."""
+        done = set(names)
+        self._untold = [name for name in self._untold if name not in done]
+        return [name for name in names if name not in self._flights]

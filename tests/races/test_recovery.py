@@ -1,0 +1,206 @@
+"""A Redis that loses its data while calls are made: brought back by itself, and never overspent."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genops_ctx import BudgetExceeded, metered_call
+from genops_ctx.controls import Controls
+from genops_ctx.core.errors import ConfigurationError, StoreDataLost, StoreError, StoreUnavailable
+from genops_ctx.ledger.sqlite import SQLiteLedger
+from genops_ctx.recovery import Recovery
+from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings, load_settings
+from tests.stores.redis_server import RedisServer
+
+from .workers import CENT, Plan, account_of, billed, run_workers, runtime_of, store_of
+
+OPERATIONS = [f"op{number}" for number in range(50)]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def plan(server: RedisServer, tmp_path: Path) -> Plan:
+    return Plan(
+        ("redis", server.url),
+        str(tmp_path / "bills"),
+        answer_after=0.4,
+        ledger=str(tmp_path / "ledger.sqlite3"),
+        patience=30.0,
+    )
+
+
+def flush(server: RedisServer, tmp_path: Path) -> None:
+    server.cli("FLUSHALL")
+
+
+def set_back(server: RedisServer, tmp_path: Path) -> None:
+    server.kill()
+    shutil.copy(tmp_path / "old.rdb", tmp_path / "dump.rdb")
+    server.start()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [flush, set_back])
+def test_the_budget_is_right_again_by_itself_and_never_overspent(
+    server: RedisServer, tmp_path: Path, plan: Plan, lose: Callable[[RedisServer, Path], None]
+) -> None:
+    """Some of the ten calls that fit are over when the data is lost, some are in flight."""
+    early = Plan(**{**plan_of(plan), "answer_after": 0.05})
+    first = run_workers([early], ["early0", "early1"])
+    assert len(first.ran) == 2
+    server.cli("SAVE")
+    shutil.copy(tmp_path / "dump.rdb", tmp_path / "old.rdb")
+    second = run_workers([early], ["early2"])
+    assert len(second.ran) == 1
+
+    def trouble(_: list[Any]) -> None:
+        wait_for(lambda: len(billed(tmp_path / "bills")) >= 5)
+        lose(server, tmp_path)
+
+    slow = Plan(**{**plan_of(plan), "late": 0.6})
+    report = run_workers([plan, *[slow] * 7], OPERATIONS, trouble)
+    bills = billed(tmp_path / "bills")
+    assert report.unanswered > 0, "nobody noticed"
+    assert report.given_up == []
+    assert len(bills) == len(set(bills)) == 10
+    assert len(report.ran) == 7
+    assert len(report.refused) == 43
+    assert account_of(store_of(plan)) == (10 * CENT, 0)
+    ledger = SQLiteLedger(plan.ledger)
+    assert sum(charge.nanos for charge in ledger.charges()) == 10 * CENT
+    assert list(ledger.unsettled()) == []
+    brought_back = [event for event in ledger.audits("rebuild") if event.actor == "recovery"]
+    assert len(brought_back) == 1, "by one process"
+    ledger.close()
+
+
+def plan_of(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+
+
+def test_calls_in_flight_keep_what_they_reserved(server: RedisServer, plan: Plan) -> None:
+    """Theirs is the money that neither the ledger nor the emptied store knows of."""
+    runtime = runtime_of(store_of(plan), plan.ledger)
+    recovery = Recovery(runtime.books.store, runtime.books.ledger, time.time)
+    other = runtime_of(store_of(plan), plan.ledger)
+    reset_runtime(runtime)
+    with metered_call("flow", max_cost="0.03") as mine:
+        reset_runtime(other)
+        with metered_call("flow", max_cost="0.05", idempotency_key="theirs") as theirs:
+            server.cli("FLUSHALL")
+            with pytest.raises(StoreDataLost):
+                other.books.store.accounts()
+            recovery.look()
+            assert account_of(runtime.books.store) == (0, 3 * CENT)
+            with pytest.raises(StoreUnavailable, match="calls in flight"), metered_call("flow"):
+                raise AssertionError("sent")
+            assert account_of(other.books.store) == (0, 8 * CENT)
+            time.sleep(3.1)
+            with pytest.raises(BudgetExceeded), metered_call("flow", max_cost="0.03"):
+                raise AssertionError("sent")
+            theirs.record_cost("0.04")
+        mine.record_cost("0.01")
+    assert account_of(runtime.books.store) == (5 * CENT, 0)
+    for one in (runtime, other):
+        one.books.close()
+
+
+def test_a_call_that_ended_meanwhile_is_not_reserved_for_ever(server: RedisServer, plan: Plan) -> None:
+    runtime = runtime_of(store_of(plan), plan.ledger)
+    reset_runtime(runtime)
+    with metered_call("flow", max_cost="0.03") as call:
+        server.cli("FLUSHALL")
+        call.record_cost("0.02")
+    assert len(runtime.books.ledger.unsettled()) == 1
+    Recovery(runtime.books.store, runtime.books.ledger, time.time).look()
+    runtime.books.catch_up(time.time())
+    assert account_of(runtime.books.store) == (2 * CENT, 0)
+    assert list(runtime.books.ledger.unsettled()) == []
+    runtime.books.close()
+
+
+def test_the_claim_of_a_process_that_died_runs_out_and_what_is_late_is_fenced_off(
+    server: RedisServer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genops_ctx.controls.FENCE_SECONDS", 0.4)
+    runtime = runtime_of(store_of(plan), plan.ledger)
+    reset_runtime(runtime)
+    with metered_call("flow", max_cost="0.03") as call:
+        call.record_cost("0.02")
+    store: Any = runtime.books.store
+    server.cli("FLUSHALL")
+    with pytest.raises(StoreDataLost):
+        store.accounts()
+    dead = store.claim_restore(0.4)
+    assert dead
+    recovery = Recovery(store, runtime.books.ledger, time.time)
+    recovery.look()
+    with pytest.raises(StoreDataLost):  # it waits for the one who has claimed it
+        store.accounts()
+    time.sleep(0.45)
+    recovery.look()
+    assert account_of(store) == (2 * CENT, 0)
+    with pytest.raises(StoreError, match="another process"):
+        store.restore({}, claim=dead, anyway=True)
+    assert account_of(store) == (2 * CENT, 0)
+    runtime.books.close()
+
+
+def test_without_the_declaration_it_stays_refused_and_says_how_to_mend_it(
+    server: RedisServer, tmp_path: Path, plan: Plan
+) -> None:
+    runtime = Runtime(
+        Settings(budgets=runtime_of(store_of(plan)).settings.budgets),
+        store=store_of(plan),
+        ledger=SQLiteLedger(plan.ledger),
+    )
+    reset_runtime(runtime)
+    with metered_call("flow", max_cost="0.03") as call:
+        call.record_cost("0.02")
+    server.cli("FLUSHALL")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="budgets rebuild"), metered_call("flow"):
+            raise AssertionError("sent")
+        time.sleep(1.2)
+    assert Controls(runtime.books.store, runtime.books.ledger, time.time).rebuild() == {
+        "in:|total": (0, 2 * CENT)
+    }
+    with metered_call("flow", max_cost="0.03") as call:
+        call.record_cost("0.02")
+    assert account_of(runtime.books.store) == (4 * CENT, 0)
+
+
+def test_the_declaration_needs_a_ledger_that_processes_share(tmp_path: Path) -> None:
+    for ledger in ("memory://", "default://"):
+        with pytest.raises(ConfigurationError, match="ledger_complete"):
+            Settings(ledger=ledger, ledger_complete=True)
+    environ = {"GENOPS_LEDGER": f"sqlite:///{tmp_path}/ledger.db", "GENOPS_LEDGER_COMPLETE": "true"}
+    assert load_settings(environ, tmp_path).ledger_complete
+    with pytest.raises(ConfigurationError, match="true or false"):
+        load_settings({**environ, "GENOPS_LEDGER_COMPLETE": "perhaps"}, tmp_path)
+    file = tmp_path / "genops.toml"
+    file.write_text(f'ledger = "sqlite:///{tmp_path}/ledger.db"\nledger_complete = true\n')
+    assert load_settings({}, tmp_path).ledger_complete
+    assert not load_settings({"GENOPS_LEDGER_COMPLETE": "no"}, tmp_path).ledger_complete
+    file.write_text('ledger_complete = "yes"\n')
+    with pytest.raises(ConfigurationError, match="true or false"):
+        load_settings({}, tmp_path)
