@@ -29,11 +29,15 @@ from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
 from .core.records import Charge, Exactness
 from .generations import Generations
+from .ledger import open_ledger
+from .stores import open_store
 
 if TYPE_CHECKING:
+    from .core.ports import Clock
     from .recovery import Recovery
+    from .settings import Settings
 
-__all__ = ["Books"]
+__all__ = ["Books", "open_books"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -371,3 +375,15 @@ class Books:
             self._recovery.stop()
         self.store.close()
         self.ledger.close()
+
+
+def open_books(settings: Settings, store: AccountStore | None, ledger: Ledger | None, clock: Clock) -> Books:
+    """The books of these settings, unless store or ledger are given."""
+    store = store if store is not None else open_store(settings.store)
+    ledger = ledger if ledger is not None else open_ledger(settings.ledger)
+    recovery = None
+    if settings.ledger_complete and hasattr(store, "restore"):
+        from .recovery import Recovery
+
+        recovery = Recovery(store, ledger, clock)
+    return Books(store, ledger, recovery)

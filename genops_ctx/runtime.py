@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .abandoned import Abandoned
-from .books import Books
+from .books import open_books
 from .core.accounts import Watch
 from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
 from .core.alerts import Alert
@@ -31,9 +31,7 @@ from .core.scope import ScopedBudget
 from .corrections import Corrections
 from .decisions import Decisions, Models
 from .inflight import InFlight
-from .ledger import open_ledger
 from .settings import Settings, load_settings
-from .stores import open_store
 from .telemetry.alerts import Alerts, sinks_of
 from .telemetry.spans import Spans
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
     from .core.guarding import Guards
     from .core.records import Charge
-    from .recovery import Recovery
 
 __all__ = ["Runtime", "configure", "get_runtime", "reset_runtime"]
 
@@ -79,9 +76,7 @@ class Runtime:
         on_alert: object = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        accounts = store if store is not None else open_store(self.settings.store)
-        charges = ledger if ledger is not None else open_ledger(self.settings.ledger)
-        self.books = Books(accounts, charges, self._recovery(accounts, charges, clock))
+        self.books = open_books(self.settings, store, ledger, clock)
         self.clock = clock
         self.decisions = Decisions(self.settings, self.books.ledger)
         sinks = sinks_of(on_alert, self.settings.alert_webhook) if self.settings.mode != "off" else ()
@@ -96,13 +91,6 @@ class Runtime:
         self.abandoned = Abandoned()
         self.in_flight = InFlight()
         self.corrections = Corrections(self.books, lambda: self.prices, clock, self.corrected)
-
-    def _recovery(self, store: AccountStore, ledger: Ledger, clock: Clock) -> Recovery | None:
-        if not self.settings.ledger_complete or not hasattr(store, "restore"):
-            return None
-        from .recovery import Recovery
-
-        return Recovery(store, ledger, clock)
 
     # -- parts ----------------------------------------------------------------------------------
 
