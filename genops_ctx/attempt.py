@@ -17,6 +17,7 @@ from .core.effects import Story
 from .core.errors import GovernanceError
 from .core.steps import Dropped
 from .instrument.threads import carry_from_first_context
+from .nesting import Frame, frames
 from .runtime import Runtime, get_runtime
 from .sending import Sending
 
@@ -42,7 +43,7 @@ _finishing = threading.Lock()
 class Attempt:
     """A call that was admitted. It is finished once; whoever comes later changes nothing."""
 
-    __slots__ = ("_done", "admitted", "charge", "context", "runtime", "span", "watches")
+    __slots__ = ("_done", "_frames", "admitted", "charge", "context", "runtime", "span", "watches")
 
     def __init__(
         self,
@@ -51,7 +52,11 @@ class Attempt:
         runtime: Runtime,
         span: CallSpan | None,
         watches: tuple[Watch, ...] = (),
+        around: tuple[Frame, ...] = (),
     ) -> None:
+        self._frames = around
+        for frame in around:
+            frame.opened()
         self.admitted = admitted
         self.context = context
         self.runtime = runtime
@@ -88,6 +93,8 @@ class Attempt:
             story = finish(self.admitted, report, runtime.prices, self.context, error)
             self.charge = drive(story, runtime.perform)
         finally:
+            for frame in self._frames:
+                frame.ended(self.charge)
             runtime.in_flight.leave()
             if self.span is not None:
                 self.span.end(self.charge, error)
@@ -131,6 +138,12 @@ def opening(
     runtime = runtime if runtime is not None else get_runtime()
     _ = runtime.prices  # a bad file of prices is told before anything is sent
     context = current_context()
+    around = frames()
+    if around:
+        if max_nanos is None and not spent_already:
+            max_nanos = around[0].left
+        for frame in around:
+            frame.opens()
     call = runtime.prepare(
         name,
         context=context,
@@ -168,7 +181,7 @@ def opening(
         answer = replace(answer, passed=())
     for budget in answer.passed:
         runtime.say_once("budget %s is passed by %s; the call was let through", budget, name)
-    return Attempt(answer, context, runtime, span, call.watches)
+    return Attempt(answer, context, runtime, span, call.watches, around)
 
 
 def _at_once(story: Callable[P, Story[Attempt]]) -> Callable[P, Attempt]:

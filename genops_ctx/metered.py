@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from .attempt import Attempt, begin, finish_quietly
 from .core.attribution import check_attribution
 from .core.booking import Report
 from .core.errors import CallRefused, ConfigurationError, say
-from .core.money import Amount, nanos_up, parse_dollars
+from .core.money import Amount, dollars, nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
+from .nesting import Frame
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -33,6 +35,10 @@ class MeteredCall:
     Say inside what it used, by :meth:`record_usage` or :meth:`record_cost`, once for each model
     call. A block that ends without having said so is booked at what was reserved, flagged; one
     that fails before anything was sent should say :meth:`not_sent`.
+
+    A governed call made inside (an adapter's, an instrumented client's) is booked by itself. The block
+    then books only what it records besides: nothing, where it records nothing, or no more than what
+    an answer inside carries. Its :attr:`cost` counts both.
     """
 
     def __init__(
@@ -52,6 +58,11 @@ class MeteredCall:
         self._usages: list[Usage] = []
         self._costs: list[Line] = []
         self._sent = True
+        self._opened = False
+        self._ended = False
+        self._gave_way = False
+        self._lock = threading.Lock()
+        self._frame = Frame(max_nanos, self)
 
     def record_usage(self, provider: str, model: str, **tokens: int) -> None:
         """Add the usage of one model call; keywords as in :class:`Usage` (``input_tokens=`` …)."""
@@ -60,13 +71,16 @@ class MeteredCall:
     def add(self, usage: Usage) -> None:
         """Add the usage of one model call."""
         self._open_and_sent()
-        self._usages.append(usage)
+        if not self._frame.knows(usage):
+            self._usages.append(usage)
 
     def record_cost(self, amount: Amount, *, exact: bool = True) -> None:
         """Add a cost in dollars that you know without tokens."""
         self._open_and_sent()
         exactness = Exactness.EXACT if exact else Exactness.ESTIMATED
         nanos = nanos_up(parse_dollars(amount, what="cost"))
+        if self._frame.knows_cost(nanos):
+            return
         self._costs.append(Line(LineKind.COST, nanos, CostSource.REPORTED, exactness))
 
     def not_sent(self) -> None:
@@ -81,18 +95,45 @@ class MeteredCall:
 
     @property
     def charge(self) -> Charge | None:
-        """The charge, once the block has ended; None before, and where nothing was sent."""
+        """The charge, once the block has ended; None before, and where it booked nothing of its own."""
         return self._attempt.charge if self._attempt is not None else None
 
     @property
     def cost(self) -> Decimal | None:
-        """Exact dollars, once the block has ended."""
-        return self.charge.cost if self.charge is not None else None
+        """Exact dollars, once the block has ended, governed calls inside included."""
+        booked = [*self._frame.charges, *([self.charge] if self.charge is not None else [])]
+        return dollars(sum(charge.nanos for charge in booked)) if self._ended and booked else None
 
     def _open(self) -> Attempt:
-        if self._attempt is None or self._attempt.finished:
+        if self._attempt is None or self._ended:
             raise ConfigurationError(f"metered call {self.name!r} is not open: record inside its with block")
         return self._attempt
+
+    def give_way(self) -> None:
+        """A governed call opens inside: its reservation is the one that counts.
+
+        What was recorded already keeps this one's. One with a name of its own stays held, at nothing, so
+        that no other process sends it meanwhile.
+        """
+        with self._lock:
+            if self._gave_way or self._ended or self._usages or self._costs:
+                return
+            self._gave_way = True
+            attempt = self._open()
+            attempt.finish(Report(Outcome.NOT_SENT, attempt.runtime.clock()))
+            if self._key is not None:
+                with self._frame.outside():
+                    self._attempt = self._begin(0)
+
+    def _begin(self, max_nanos: int | None, *, spent_already: bool = False) -> Attempt:
+        return begin(
+            self.name,
+            attribution=self._attribution,
+            max_nanos=max_nanos,
+            idempotency_key=None if spent_already else self._key,
+            deadline=self._timeout,
+            spent_already=spent_already,
+        )
 
     def _open_and_sent(self) -> None:
         self._open()
@@ -102,17 +143,13 @@ class MeteredCall:
             )
 
     def __enter__(self) -> MeteredCall:
-        if self._attempt is not None:
+        if self._opened:
             raise ConfigurationError(
                 f"metered call {self.name!r} was used before; make a new one for each call"
             )
-        self._attempt = begin(
-            self.name,
-            attribution=self._attribution,
-            max_nanos=self._max_nanos,
-            idempotency_key=self._key,
-            deadline=self._timeout,
-        )
+        self._attempt = self._begin(self._max_nanos)
+        self._opened = True
+        self._frame.enter()
         return self
 
     def __exit__(
@@ -122,7 +159,12 @@ class MeteredCall:
         traceback: TracebackType | None,
     ) -> None:
         attempt = self._open()
+        self._frame.leave()
+        self._ended = True
         report = self._report(attempt, error)
+        if attempt.finished and report.outcome is not Outcome.NOT_SENT:
+            # It gave its reservation to a call inside, and has a cost of its own all the same.
+            attempt = self._attempt = self._begin(None, spent_already=True)
         if error is not None:
             finish_quietly(attempt, report, error)
             return
@@ -151,6 +193,8 @@ class MeteredCall:
         outcome = _outcome_of(error)
         if not self._sent or (outcome is Outcome.NOT_SENT and not recorded):
             return Report(Outcome.NOT_SENT, now)
+        if self._frame.used and not recorded:
+            return self._metered_inside(now, error)
         if outcome is Outcome.NOT_SENT:
             outcome = Outcome.FAILED
         return Report(
@@ -160,6 +204,12 @@ class MeteredCall:
             costs=tuple(self._costs),
             unknown=0 if recorded else 1,
         )
+
+    def _metered_inside(self, now: float, error: BaseException | None) -> Report:
+        """Nothing of its own. One with a name is remembered as completed, unless it failed."""
+        if self._key is None or error is not None:
+            return Report(Outcome.NOT_SENT, now)
+        return Report(Outcome.COMPLETED, now, flags=("metered_inside",))
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:

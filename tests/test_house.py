@@ -44,6 +44,7 @@ FLOORS = {
     "attempt": 4,
     "decorator": 4,
     "metered": 4,
+    "nesting": 4,
     "providers": 4,
     "receivers": 4,
     "sending": 4,

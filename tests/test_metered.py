@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import threading
 import warnings
@@ -275,7 +276,7 @@ def test_a_reservation_that_nobody_ends_is_booked_as_lost(empty_directory):
     clock = FixedClock()
     configure(clock=clock, budgets="1.00/total")
     lost = metered_call("lost", max_cost="0.9", timeout=10)
-    lost.__enter__()
+    contextvars.copy_context().run(lost.__enter__)
     with pytest.raises(BudgetExceeded) as caught, metered_call("other", max_cost="0.2"):
         pass
     assert caught.value.reserved == Decimal("0.9")

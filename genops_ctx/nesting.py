@@ -1,0 +1,115 @@
+"""A metered call around other entry points: what is metered inside is not metered again outside.
+
+``metered_call`` and ``@governed(meter=…)`` reserve for a call that their block sends. Where a governed
+call is made inside (an adapter's, an instrumented client's, another metered call), that one meters: the
+outer gives its reservation back as soon as the inner one opens, so that a budget is not asked for twice,
+and books only what it records that is not theirs.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .core.records import Charge, Usage
+
+__all__ = ["Frame", "frames"]
+
+_innermost: ContextVar[Frame | None] = ContextVar("genops_ctx.metered", default=None)
+
+
+class GivesWay(Protocol):
+    def give_way(self) -> None:
+        """A governed call opens inside: its reservation is the one that counts."""
+
+
+class Frame:
+    """The block of one metered call, as the calls inside it see it. Thread-safe."""
+
+    def __init__(self, max_nanos: int | None, owner: GivesWay) -> None:
+        self.charges: list[Charge] = []
+        """what the calls inside were booked at, as far as they have ended"""
+        self.max_nanos = max_nanos
+        self._owner = weakref.ref(owner)
+        self._open_inside = 0
+        self._closed = False
+        self._outer: Frame | None = None
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        self._outer = _innermost.get()
+        _innermost.set(self)
+
+    def leave(self) -> None:
+        """A task or thread that was started inside may still have it: it is told by the mark."""
+        self._closed = True
+        if _innermost.get() is self:
+            _innermost.set(self._outer)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """For what the block's own call does while others are inside."""
+        before = _innermost.get()
+        _innermost.set(self._outer)
+        try:
+            yield
+        finally:
+            _innermost.set(before)
+
+    @property
+    def used(self) -> bool:
+        """Whether a governed call was sent inside, or may have been."""
+        return bool(self.charges) or self._open_inside > 0
+
+    @property
+    def left(self) -> int | None:
+        """Nano-dollars that a call inside can cost at most, where that was said of the whole."""
+        if self.max_nanos is None:
+            return None
+        left = self.max_nanos - sum(charge.nanos for charge in self.charges)
+        return left if left > 0 else None
+
+    def opens(self) -> None:
+        """A call is about to be admitted inside."""
+        owner = self._owner()
+        if owner is not None:
+            owner.give_way()
+
+    def opened(self) -> None:
+        with self._lock:
+            self._open_inside += 1
+
+    def ended(self, charge: Charge | None) -> None:
+        """A call inside has ended; without a charge nothing was sent."""
+        with self._lock:
+            self._open_inside -= 1
+            if charge is not None:
+                self.charges.append(charge)
+
+    def knows(self, usage: Usage) -> bool:
+        """Whether this very usage comes from a charge of a call inside."""
+        return any(usage is one for charge in self.charges for one in charge.usage)
+
+    def knows_cost(self, nanos: int) -> bool:
+        """Whether an amount is that of a call inside, or of all of them."""
+        costs = [charge.nanos for charge in self.charges]
+        return bool(costs) and (nanos in costs or nanos == sum(costs))
+
+
+def frames() -> tuple[Frame, ...]:
+    """The open metered calls around, innermost first."""
+    frame = _innermost.get()
+    return tuple(_open(frame)) if frame is not None else ()
+
+
+def _open(frame: Frame | None) -> Iterator[Frame]:
+    while frame is not None:
+        # One whose block was never left is over once nobody holds it.
+        if not frame._closed and frame._owner() is not None:
+            yield frame
+        frame = frame._outer

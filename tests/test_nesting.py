@@ -1,0 +1,392 @@
+"""Entry points nested in one another: one call is metered once, by the innermost that sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import threading
+import warnings
+from decimal import Decimal
+
+import aiohttp
+import httpx
+import httpx2
+import pytest
+import requests
+
+from genops_ctx import (
+    BudgetExceeded,
+    Usage,
+    auto_instrument,
+    configure,
+    disable_auto_instrument,
+    governance_context,
+    governed,
+    instrument_flowise,
+    metered_call,
+    record_usage,
+)
+from genops_ctx.core.errors import AlreadyCompleted
+from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
+from genops_ctx.testing import Flow, FlowiseStandIn, capture
+
+from .providers.bills import nanos_of
+
+OWN = {"input_tokens": 10, "output_tokens": 2}
+OWN_NANOS = 10 * 150 + 2 * 600  # gpt-4o-mini
+
+
+@pytest.fixture(scope="module")
+def server():
+    with FlowiseStandIn([Flow("one", "agentflow")]) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def as_before(server):
+    server.reset()
+    auto_instrument(server.url)
+    yield
+    disable_auto_instrument()
+
+
+# -- what is inside: each makes one call, of the flow or of a model --------------------------------
+
+
+def url_of(server):
+    return f"{server.url}/api/v1/prediction/{server.flow_id('one')}"
+
+
+def by_adapter(server):
+    return instrument_flowise(server.url).predict_flow("one", "hello")
+
+
+def by_async_adapter(server):
+    async def main():
+        async with AsyncFlowiseAdapter(server.url) as adapter:
+            return await adapter.predict_flow("one", "hello")
+
+    return asyncio.run(main())
+
+
+def by_requests(server):
+    return requests.post(url_of(server), json={"question": "hello"}, timeout=10).json()
+
+
+def by_httpx(server):
+    return httpx.post(url_of(server), json={"question": "hello"}).json()
+
+
+def by_httpx2(server):
+    return httpx2.post(url_of(server), json={"question": "hello"}).json()
+
+
+def by_aiohttp(server):
+    async def main():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url_of(server), json={"question": "h"}) as r,
+        ):
+            return await r.json()
+
+    return asyncio.run(main())
+
+
+def by_stream(server):
+    return list(instrument_flowise(server.url).predict_flow("one", "hello", stream=True))
+
+
+SENDERS = (by_adapter, by_async_adapter, by_requests, by_httpx, by_httpx2, by_aiohttp, by_stream)
+
+
+def by_metered_call(server):
+    with metered_call("inner") as call:
+        call.record_usage("openai", "gpt-4o-mini", **OWN)
+
+
+def by_governed(server):
+    @governed(meter=lambda result: Usage("openai", "gpt-4o-mini", **OWN))
+    def inner():
+        return None
+
+    inner()
+
+
+def by_record_usage(server):
+    record_usage("openai", "gpt-4o-mini", **OWN)
+
+
+RECORDERS = (by_metered_call, by_governed, by_record_usage)
+INSIDE = SENDERS + RECORDERS
+
+
+def paid(server):
+    """What everything inside costs: what the model billed, or else what was recorded."""
+    return nanos_of(server.billed) or OWN_NANOS
+
+
+# -- what is around ---------------------------------------------------------------------------------
+
+
+def around_metered_call(inside, server):
+    with metered_call("outer") as call:
+        inside(server)
+    return call.cost
+
+
+def around_governed(inside, server):
+    @governed(meter=lambda result: None)
+    def outer():
+        inside(server)
+
+    outer()
+
+
+def around_governed_and_its_usage(inside, server):
+    @governed(meter=lambda result: result.usage if hasattr(result, "usage") else None)
+    def outer():
+        return inside(server)
+
+    outer()
+
+
+def around_governed_and_its_cost(inside, server):
+    @governed(meter=lambda result: result.cost if hasattr(result, "cost") else None)
+    def outer():
+        return inside(server)
+
+    outer()
+
+
+def around_a_context(inside, server):
+    with governance_context("outer"):
+        inside(server)
+
+
+AROUND = (
+    around_metered_call,
+    around_governed,
+    around_governed_and_its_usage,
+    around_governed_and_its_cost,
+    around_a_context,
+)
+
+
+@pytest.mark.parametrize("around", AROUND, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("inside", INSIDE, ids=lambda one: one.__name__)
+def test_a_call_is_booked_once_by_what_sends_it(server, inside, around):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with governance_context("test", budget=1) as context, capture() as charges:
+            around(inside, server)
+    (charge,) = charges
+    assert charge.nanos == paid(server) > 0
+    assert charge.exactness == "exact"
+    assert charge.name != "outer"
+    assert context.total_cost == Decimal(charge.nanos) / 10**9
+    assert (context.calls, context.reserved) == (1, 0)
+
+
+@pytest.mark.parametrize("outer", [around_metered_call, around_governed], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("inside", INSIDE, ids=lambda one: one.__name__)
+def test_three_deep(server, outer, inside):
+    with governance_context("test", budget=1) as context, capture() as charges:
+        outer(lambda server: around_metered_call(inside, server), server)
+    assert [charge.nanos for charge in charges] == [paid(server)]
+    assert context.reserved == 0
+
+
+@pytest.mark.parametrize("inside", SENDERS, ids=lambda one: one.__name__)
+def test_a_budget_is_not_asked_for_twice(server, inside):
+    """The outer call reserves all there is; what is inside gets it, and is held to it."""
+    with governance_context("test", budget="0.01") as context:
+        with metered_call("outer", max_cost="0.01") as call:
+            inside(server)
+        assert call.cost == context.total_cost == Decimal(nanos_of(server.billed)) / 10**9
+        assert context.reserved == 0
+
+
+def test_what_the_block_records_besides_is_booked_too(server):
+    with governance_context("test", budget=1) as context, capture() as charges:
+        with metered_call("outer") as call:
+            by_adapter(server)
+            call.record_usage("openai", "gpt-4o-mini", **OWN)
+        assert context.reserved == 0
+    assert [charge.nanos for charge in charges] == [nanos_of(server.billed), OWN_NANOS]
+    assert call.cost == context.total_cost == Decimal(nanos_of(server.billed) + OWN_NANOS) / 10**9
+    assert call.charge is charges[1]
+
+
+def test_what_was_recorded_before_keeps_its_reservation(server):
+    with governance_context("test", budget="0.01") as context:
+        with metered_call("outer", max_cost="0.01") as call:
+            call.record_usage("openai", "gpt-4o-mini", **OWN)
+            with pytest.raises(BudgetExceeded):
+                by_adapter(server)
+        assert context.total_cost == Decimal(OWN_NANOS) / 10**9
+    assert server.billed == []
+
+
+def test_a_block_whose_inner_call_was_refused_and_says_nothing_is_unknown(server):
+    adapter = instrument_flowise(server.url)
+    with (
+        governance_context("test", budget="0.01"),
+        capture() as charges,
+        pytest.warns(UserWarning, match="ended without"),
+        metered_call("outer", max_cost="0.001"),
+        pytest.raises(BudgetExceeded),
+    ):
+        adapter.predict_flow("one", "hello", max_cost=1)
+    (charge,) = charges
+    assert (charge.name, charge.exactness) == ("outer", "unknown")
+
+
+def test_a_named_operation_is_remembered_and_not_sent_again(server):
+    with capture() as charges:
+        with metered_call("outer", idempotency_key="order-1"):
+            by_adapter(server)
+        with pytest.raises(AlreadyCompleted), metered_call("outer", idempotency_key="order-1"):
+            by_adapter(server)
+    assert len(server.billed) == 1
+    assert [(charge.name, charge.nanos, charge.flags) for charge in charges] == [
+        ("one", nanos_of(server.billed), ()),
+        ("outer", 0, ("metered_inside",)),
+    ]
+
+
+def test_a_named_operation_that_failed_may_be_sent_again(server):
+    for _ in range(2):
+        with pytest.raises(RuntimeError), metered_call("outer", idempotency_key="order-2"):
+            by_adapter(server)
+            raise RuntimeError("after it")
+    assert len(server.billed) == 2
+
+
+def test_tasks_inside_are_each_booked(server):
+    async def main():
+        async with AsyncFlowiseAdapter(server.url) as adapter:
+            with metered_call("outer") as call:
+                await asyncio.gather(*[adapter.predict_flow("one", "hello") for _ in range(5)])
+            return call.cost
+
+    with governance_context("test", budget=1) as context, capture() as charges:
+        cost = asyncio.run(main())
+    assert [charge.name for charge in charges] == ["one"] * 5
+    assert cost == context.total_cost == Decimal(nanos_of(server.billed)) / 10**9
+
+
+def test_a_thread_that_outlives_the_block_is_booked_once(server):
+    left = threading.Event()
+
+    def later():
+        left.wait(10)
+        by_requests(server)
+
+    with governance_context("test") as context, capture() as charges:
+        with metered_call("outer") as call:
+            call.record_usage("openai", "gpt-4o-mini", **OWN)
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(later,))
+            thread.start()
+        left.set()
+        thread.join()
+    assert [charge.name for charge in charges] == ["outer", "one"]
+    assert context.total_cost == Decimal(nanos_of(server.billed) + OWN_NANOS) / 10**9
+
+
+# -- the mark of a send is for that send ------------------------------------------------------------
+
+
+def test_a_hook_of_the_adapters_session_that_calls_another_flow_is_booked_too():
+    with FlowiseStandIn([Flow("one", "agentflow"), Flow("two", "agentflow")]) as server:
+        auto_instrument(server.url)
+        adapter = instrument_flowise(server.url)
+
+        def hook(response, *args, **kwargs):
+            if response.request.method == "POST":
+                other = f"{server.url}/api/v1/prediction/{server.flow_id('two')}"
+                requests.post(other, json={"question": "hello"}, timeout=10)
+
+        adapter.session.hooks["response"].append(hook)
+        with capture() as charges:
+            adapter.predict_flow("one", "hello")
+        assert sorted(charge.name for charge in charges) == ["one", "two"]
+        assert sum(charge.nanos for charge in charges) == nanos_of(server.billed)
+
+
+def test_a_thread_started_in_a_send_is_no_part_of_it(server):
+    adapter = instrument_flowise(server.url)
+
+    def hook(response, *args, **kwargs):
+        if response.request.method == "POST":
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(by_requests, server))
+            thread.start()
+            thread.join()
+
+    adapter.session.hooks["response"].append(hook)
+    with capture() as charges:
+        adapter.predict_flow("one", "hello")
+    assert [charge.nanos for charge in charges] == [nanos_of(server.billed) // 2] * 2
+
+
+def test_a_task_started_in_a_send_is_no_part_of_it(server):
+    """An aiohttp trace hook runs in the send of the async adapter, and starts a call of its own."""
+
+    async def main():
+        tasks = []
+
+        async def call():
+            async with (
+                aiohttp.ClientSession() as other,
+                other.post(url_of(server), json={"question": "h"}) as r,
+            ):
+                await r.json()
+
+        async def start(session, context, params):
+            if params.method == "POST":
+                tasks.append(asyncio.ensure_future(call()))
+                await asyncio.sleep(0)
+
+        config = aiohttp.TraceConfig()
+        config.on_request_start.append(start)
+        async with (
+            aiohttp.ClientSession(trace_configs=[config]) as session,
+            AsyncFlowiseAdapter(server.url) as adapter,
+        ):
+            adapter.session = session
+            await adapter.predict_flow("one", "hello")
+            await asyncio.gather(*tasks)
+
+    with capture() as charges:
+        asyncio.run(main())
+    assert len(charges) == len(server.billed) == 2
+    assert sum(charge.nanos for charge in charges) == nanos_of(server.billed)
+
+
+def test_an_answer_to_a_challenge_is_a_call_of_its_own(server):
+    """``requests`` sends it again from within the first answer's hooks."""
+
+    def again(response, *args, **kwargs):
+        if not hasattr(response.request, "again"):
+            request = response.request.copy()
+            request.again = True
+            assert response.content
+            response.close()
+            return response.connection.send(request, **kwargs)
+        return None
+
+    with capture() as charges, requests.Session() as session:
+        answer = session.post(
+            url_of(server), json={"question": "hello"}, hooks={"response": again}, timeout=10
+        )
+        assert json.loads(answer.content)["text"]
+    assert [charge.nanos for charge in charges] == [nanos_of(server.billed) // 2] * 2
+
+
+def test_budgets_of_the_store_too(server):
+    configure(budgets="0.01/day")
+    with metered_call("outer", max_cost="0.01"):
+        by_requests(server)
+    with metered_call("outer", max_cost="0.005"):
+        by_adapter(server)
+    assert len(server.billed) == 2
