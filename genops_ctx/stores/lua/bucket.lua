@@ -1,0 +1,28 @@
+-- KEYS 1 bucket. A bucket is kept as "tat part limit last"; see core/ratelimit.py. ARGV 3 limit
+local SET_BACK = 1000000
+local limit = tonumber(ARGV[3])
+local text = redis.call("GET", KEYS[1])
+local tat, part, kept_limit, last, dirty
+if text then
+  tat, part, kept_limit, last = text:match("^(%d+) (%d+) (%d+) (%d+)$")
+  tat, part, kept_limit, last = tonumber(tat), tonumber(part), tonumber(kept_limit), tonumber(last)
+end
+
+local function settle()
+  if not tat then
+    return
+  end
+  if kept_limit ~= limit then
+    tat, part, kept_limit, dirty = tat + (part > 0 and 1 or 0), 0, limit, true
+  end
+  if last > now + SET_BACK then
+    tat, last, dirty = tat - (last - now), now, true
+  end
+end
+
+local function keep()
+  local text = string.format("%.0f %.0f %.0f %.0f", tat, part, limit, last)
+  -- A bucket that is full again is one that there is not.
+  local life = math.max(math.ceil((tat - now) / 1000), 0) + 2000
+  redis.call("SET", KEYS[1], text, "PX", string.format("%.0f", life))
+end

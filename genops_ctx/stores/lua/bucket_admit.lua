@@ -1,0 +1,24 @@
+-- ARGV 4 and 5 step of the request and its rest, 6 and 7 of the burst, 8 patience. Answers 1 or 0, wait, base
+settle()
+local base, base_part = now, 0
+if tat and tat >= now then
+  base, base_part = tat, part
+end
+local ahead, rest = base + tonumber(ARGV[4]), base_part + tonumber(ARGV[5])
+if rest >= limit then
+  ahead, rest = ahead + 1, rest - limit
+end
+local wait = ahead - tonumber(ARGV[6]) - now
+if rest > tonumber(ARGV[7]) then
+  wait = wait + 1
+end
+wait = math.max(wait, 0)
+if wait > tonumber(ARGV[8]) then
+  if dirty then
+    keep()
+  end
+  return answer(0, wait, 0)
+end
+tat, part, last = ahead, rest, math.max(last or now, now)
+keep()
+return answer(1, wait, base)
