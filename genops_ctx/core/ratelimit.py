@@ -81,8 +81,8 @@ class Admitted(NamedTuple):
 
     wait: float
     cost: int
-    base: int
-    """where the bucket stood before: whole microseconds"""
+    at: int
+    """when it came: microseconds since the epoch"""
     limit: int
 
 
@@ -98,7 +98,6 @@ def admit(
     """Admit a request, now or within ``patience`` (microseconds; its turn is then booked), or refuse it."""
     bucket = _settled(bucket, rule, now)
     tat, part = _standing(bucket, now)
-    base = tat
     step, rest = rule.steps(cost)
     tat, part = tat + step, part + rest
     if part >= rule.limit:
@@ -108,19 +107,19 @@ def admit(
     if wait > patience:
         return bucket, Limited(wait / MICROS)
     last = now if bucket is None else max(bucket.last, now)
-    return Bucket(tat, part, rule.limit, last), Admitted(wait / MICROS, cost, base, rule.limit)
+    return Bucket(tat, part, rule.limit, last), Admitted(wait / MICROS, cost, now, rule.limit)
 
 
 def give_back(bucket: Bucket | None, rule: RateLimit, admitted: Admitted) -> Bucket | None:
     """As if the request had not come, or less than that: never more is admitted than without it.
 
-    Where later requests found the bucket fuller than they would have, the part of the step that
-    would have gone to waste is not given back.
+    Without it the bucket may have been full in the meantime, and what overflowed is lost: as much as
+    the last admission came after it is not given back, which is nothing where none did.
     """
     if bucket is None or not bucket.limit == admitted.limit == rule.limit:
         return bucket
     step, rest = rule.steps(admitted.cost)
-    late = max(bucket.last - admitted.base, 0)
+    late = max(bucket.last - admitted.at, 0)
     if late > step:
         return bucket
     tat, part = bucket.tat - step + late, bucket.part - rest

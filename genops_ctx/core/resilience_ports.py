@@ -115,12 +115,12 @@ class CacheStore(Protocol):
         """The holder has no answer: let the next one compute."""
         ...
 
-    def delete(self, cache: str, key: str) -> bool:
-        """True where there was an entry. An answer that is being computed will not be kept either."""
+    def delete(self, cache: str, key: str) -> None:
+        """Forget it. An answer that is being computed will not be kept either."""
         ...
 
-    def clear(self, cache: str) -> int:
-        """Delete all; gives how many."""
+    def clear(self, cache: str) -> None:
+        """Delete all."""
         ...
 
     def size(self, cache: str, now: float) -> int:

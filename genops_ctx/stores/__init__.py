@@ -40,21 +40,28 @@ def open_store(url: str) -> AccountStore:
 
         return DefaultStore(default_ledger_path())
     if scheme == "sqlite" and separator:
-        return _sqlite(rest)
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore(sqlite_path(rest))
     if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from .redis import RedisStore
 
         return RedisStore(url.strip())
-    shown = scheme if separator and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "that"
-    raise ConfigurationError(f"no store has the URL scheme {shown!r}; there are {_FORMS}")
+    raise unknown_scheme(url)
 
 
-def _sqlite(rest: str) -> AccountStore:
-    from .sqlite import SQLiteStore
-
+def sqlite_path(rest: str) -> str:
+    """The path in a SQLite URL, from what follows ``sqlite://``. Raises :class:`ConfigurationError`."""
     path = unquote(rest.removeprefix("/"))
     if not rest.startswith("/") or not path or "?" in rest:
         raise ConfigurationError(
             "a SQLite store is sqlite:///relative/path or sqlite:////absolute/path, without parameters"
         )
-    return SQLiteStore(path)
+    return path
+
+
+def unknown_scheme(url: str) -> ConfigurationError:
+    """The error for a URL of no store."""
+    scheme, separator, _ = url.strip().lower().partition("://")
+    shown = scheme if separator and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "that"
+    return ConfigurationError(f"no store has the URL scheme {shown!r}; there are {_FORMS}")

@@ -43,20 +43,18 @@ class MemoryCache:
             if shelf.leases.get(key, (0, 0))[0] == lease.token:
                 del shelf.leases[key]
 
-    def delete(self, cache: str, key: str) -> bool:
+    def delete(self, cache: str, key: str) -> None:
         with self._lock:
             shelf = self._shelf(cache)
             shelf.leases.pop(key, None)
-            return shelf.entries.pop(key, None) is not None
+            shelf.entries.pop(key, None)
 
-    def clear(self, cache: str) -> int:
+    def clear(self, cache: str) -> None:
         with self._lock:
-            shelf = self._shelf(cache)
-            number = len(shelf.entries)
+            token = self._shelf(cache).token
             # The tokens go on: an answer from before is not kept.
-            fresh = self._caches[cache] = _Shelf()
-            fresh.token = shelf.token
-            return number
+            self._caches[cache] = _Shelf()
+            self._caches[cache].token = token
 
     def size(self, cache: str, now: float) -> int:
         with self._lock:
@@ -93,7 +91,8 @@ class _Shelf:
         _, ends = self.leases.get(key, (0, 0))
         if ends > now:
             return Busy((ends - now) / MICROS)
-        self.token += 1
+        # Never a token that was given before, also where what was kept is lost.
+        self.token = max(self.token + 1, now)
         self.leases[key] = (self.token, now + life)
         heapq.heappush(self.ends, (now + life + LEASE_KEPT, key))
         self.sweep(now)

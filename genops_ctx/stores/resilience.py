@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigurationError
+from . import sqlite_path, unknown_scheme
 from .memory_breakers import MemoryBreakers
 from .memory_cache import MemoryCache
 from .memory_limits import MemoryLimits
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..core.resilience_ports import ResilienceStore
 
 __all__ = ["MemoryResilience", "open_resilience"]
+
+
+BESIDE = ".resilience"
+"""Added to the path of a SQLite store: no cached answer in the file of the accounts, and no wait for it."""
 
 
 class MemoryResilience:
@@ -44,5 +48,13 @@ def open_resilience(url: str) -> ResilienceStore:
     scheme = scheme.lower()
     if separator and scheme in ("memory", "default") and rest in ("", "/"):
         return MemoryResilience()
-    shown = scheme if separator and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "that"
-    raise ConfigurationError(f"no store has the URL scheme {shown!r}")
+    if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        from .redis_resilience import RedisResilience
+        from .redis_rules import RedisRules
+
+        return RedisResilience(RedisRules(url.strip()))
+    if scheme == "sqlite" and separator:
+        from .sqlite_resilience import SQLiteResilience
+
+        return SQLiteResilience(sqlite_path(rest) + BESIDE)
+    raise unknown_scheme(url)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from genops_ctx.core.ports import AccountStore
+from genops_ctx.core.resilience_ports import ResilienceStore
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.sqlite import SQLiteStore
 from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
 
 from .redis_server import RedisServer
+from .resilience_stores import NewResilience, make_new
 
 NewStore = Callable[[], AccountStore]
 BACK_ENDS = ("memory", "sqlite", "redis")
@@ -61,3 +63,14 @@ def new_store(back_end: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
 @pytest.fixture
 def store(new_store: NewStore) -> AccountStore:
     return new_store()
+
+
+@pytest.fixture
+def new_resilience(back_end: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewResilience]:
+    """Makes empty stores of breakers, limits and cache."""
+    yield from make_new(back_end, request, tmp_path)
+
+
+@pytest.fixture
+def resilience(new_resilience: NewResilience) -> ResilienceStore:
+    return new_resilience()

@@ -1,10 +1,10 @@
--- ARGV 4 and 5 step of the request and its rest, 6 and 7 of the burst, 8 patience. Answers 1 or 0, wait, base
+-- ARGV 4 and 5 step of the request and its rest, 6 and 7 of the burst, 8 patience. Answers 1 or 0, wait, now
 settle()
-local base, base_part = now, 0
+local ahead, rest = now, 0
 if tat and tat >= now then
-  base, base_part = tat, part
+  ahead, rest = tat, part
 end
-local ahead, rest = base + tonumber(ARGV[4]), base_part + tonumber(ARGV[5])
+ahead, rest = ahead + tonumber(ARGV[4]), rest + tonumber(ARGV[5])
 if rest >= limit then
   ahead, rest = ahead + 1, rest - limit
 end
@@ -17,8 +17,8 @@ if wait > tonumber(ARGV[8]) then
   if dirty then
     keep()
   end
-  return answer(0, wait, 0)
+  return answer(0, wait, now)
 end
 tat, part, last = ahead, rest, math.max(last or now, now)
 keep()
-return answer(1, wait, base)
+return answer(1, wait, now)

@@ -1,4 +1,4 @@
--- ARGV 4 and 5 step of the request and its rest, 6 base
+-- ARGV 4 and 5 step of the request and its rest, 6 when it came
 if tat and kept_limit == limit then
   local step = tonumber(ARGV[4])
   local late = math.max(last - tonumber(ARGV[6]), 0)

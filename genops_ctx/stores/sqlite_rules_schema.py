@@ -1,0 +1,50 @@
+"""The tables of breakers, limits and cache, version by version (see :mod:`genops_ctx.database.parts`)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+__all__ = ["MIGRATIONS", "PART"]
+
+PART = "resilience"
+
+_TABLES = (
+    """CREATE TABLE circuits (
+        name TEXT PRIMARY KEY, version INTEGER NOT NULL, circuit TEXT NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TABLE buckets (
+        key TEXT PRIMARY KEY, tat INTEGER NOT NULL, part INTEGER NOT NULL, of INTEGER NOT NULL,
+        last INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX buckets_full ON buckets (tat)",
+    """CREATE TABLE rates (
+        key TEXT PRIMARY KEY, rate INTEGER NOT NULL, calls INTEGER NOT NULL, failures INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TABLE entries (
+        cache TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, ends INTEGER NOT NULL,
+        used INTEGER NOT NULL, PRIMARY KEY (cache, key)
+    )""",
+    "CREATE INDEX entries_used ON entries (cache, used)",
+    "CREATE INDEX entries_ends ON entries (cache, ends)",
+    """CREATE TABLE leases (
+        cache TEXT NOT NULL, key TEXT NOT NULL, token INTEGER NOT NULL, ends INTEGER NOT NULL,
+        PRIMARY KEY (cache, key)
+    ) WITHOUT ROWID""",
+    # the last token, the last use and the number of entries of each cache
+    """CREATE TABLE caches (
+        name TEXT PRIMARY KEY, token INTEGER NOT NULL, used INTEGER NOT NULL, entries INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TRIGGER entries_more AFTER INSERT ON entries BEGIN
+        UPDATE caches SET entries = entries + 1 WHERE name = NEW.cache; END""",
+    """CREATE TRIGGER entries_less AFTER DELETE ON entries BEGIN
+        UPDATE caches SET entries = entries - 1 WHERE name = OLD.cache; END""",
+)
+
+
+def _circuits_buckets_entries(connection: sqlite3.Connection) -> None:
+    """Version 1."""
+    for table in _TABLES:
+        connection.execute(table)
+
+
+MIGRATIONS = (_circuits_buckets_entries,)
