@@ -140,8 +140,8 @@ def opening(
     context = current_context()
     around = frames()
     if around:
-        if max_nanos is None and not spent_already:
-            max_nanos = around[0].left
+        if max_nanos is None:
+            forecast = around[0].bound(forecast)
         for frame in around:
             frame.opens()
     call = runtime.prepare(

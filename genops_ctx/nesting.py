@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from .core.current import around
+
 if TYPE_CHECKING:
+    from .core.admission import Forecast
     from .core.records import Charge, Usage
 
 __all__ = ["Frame", "frames"]
-
-_innermost: ContextVar[Frame | None] = ContextVar("genops_ctx.metered", default=None)
 
 
 class GivesWay(Protocol):
@@ -34,7 +35,7 @@ class Frame:
     def __init__(self, max_nanos: int | None, owner: GivesWay) -> None:
         self.charges: list[Charge] = []
         """what the calls inside were booked at, as far as they have ended"""
-        self.max_nanos = max_nanos
+        self._max_nanos = max_nanos
         self._owner = weakref.ref(owner)
         self._open_inside = 0
         self._closed = False
@@ -42,37 +43,43 @@ class Frame:
         self._lock = threading.Lock()
 
     def enter(self) -> None:
-        self._outer = _innermost.get()
-        _innermost.set(self)
+        self._outer = _innermost()
+        around.set(self)
 
     def leave(self) -> None:
         """A task or thread that was started inside may still have it: it is told by the mark."""
         self._closed = True
-        if _innermost.get() is self:
-            _innermost.set(self._outer)
+        if around.get() is self:
+            around.set(self._outer)
 
     @contextmanager
     def outside(self) -> Iterator[None]:
         """For what the block's own call does while others are inside."""
-        before = _innermost.get()
-        _innermost.set(self._outer)
+        before = around.get()
+        around.set(self._outer)
         try:
             yield
         finally:
-            _innermost.set(before)
+            around.set(before)
 
     @property
     def used(self) -> bool:
         """Whether a governed call was sent inside, or may have been."""
         return bool(self.charges) or self._open_inside > 0
 
-    @property
-    def left(self) -> int | None:
-        """Nano-dollars that a call inside can cost at most, where that was said of the whole."""
-        if self.max_nanos is None:
-            return None
-        left = self.max_nanos - sum(charge.nanos for charge in self.charges)
-        return left if left > 0 else None
+    def bound(self, forecast: Callable[[], Forecast]) -> Callable[[], Forecast]:
+        """A forecast for a call inside, with what it can cost at most where that was said of the whole."""
+        if self._max_nanos is None:
+            return forecast
+        left = self._max_nanos - sum(charge.nanos for charge in self.charges)
+        if left <= 0:
+            return forecast
+
+        def bounded() -> Forecast:
+            found = forecast()
+            return replace(found, ceiling=left if found.ceiling is None else min(left, found.ceiling))
+
+        return bounded
 
     def opens(self) -> None:
         """A call is about to be admitted inside."""
@@ -103,8 +110,14 @@ class Frame:
 
 def frames() -> tuple[Frame, ...]:
     """The open metered calls around, innermost first."""
-    frame = _innermost.get()
+    frame = _innermost()
     return tuple(_open(frame)) if frame is not None else ()
+
+
+def _innermost() -> Frame | None:
+    frame = around.get()
+    assert frame is None or isinstance(frame, Frame)
+    return frame
 
 
 def _open(frame: Frame | None) -> Iterator[Frame]:

@@ -390,3 +390,28 @@ def test_budgets_of_the_store_too(server):
     with metered_call("outer", max_cost="0.005"):
         by_adapter(server)
     assert len(server.billed) == 2
+
+
+def test_a_metered_call_in_a_generator_is_not_around_its_consumer(server):
+    @governed
+    def steps():
+        with metered_call("inside") as call:
+            yield 1
+            call.record_usage("openai", "gpt-4o-mini", **OWN)
+            yield 2
+
+    with governance_context("test", budget=1), capture() as charges:
+        for _ in steps():
+            by_adapter(server)
+    assert [charge.name for charge in charges] == ["one", "one", "inside"]
+    assert charges[-1].reserved_nanos > 0, "it did not give way to its consumer's calls"
+
+
+def test_what_a_pool_runs_inside_is_inside(server):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with governance_context("test", budget="0.01") as context, ThreadPoolExecutor(2) as pool:
+        with metered_call("outer", max_cost="0.01") as call:
+            assert list(pool.map(by_requests, [server] * 2))
+        assert call.cost == context.total_cost == Decimal(nanos_of(server.billed)) / 10**9
+        assert context.calls == 2

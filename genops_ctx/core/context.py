@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, check_locks
 from .budget import Budgets, parse_budgets
-from .current import _current, current_context
+from .current import _current, around, current_context
 from .errors import ConfigurationError
 from .leaks import Opening, opened_by, tell_leak
 from .limits import Limits
@@ -219,7 +219,8 @@ class GovernanceContext(Limits):
         if not self._path:
             raise ConfigurationError(f"context {self.name!r} is not open: wrap functions inside its block")
         observer = self.observer
-        there = (self, None if observer is None or self._state is None else observer.within(self._state))
+        seen = None if observer is None or self._state is None else observer.within(self._state)
+        there = (self, seen, around.get())
         return decorated(function, runner(function, lambda: Inside(there, observer), _observer))  # type: ignore[no-any-return]
 
     # -- what it is ---------------------------------------------------------------------------

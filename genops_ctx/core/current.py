@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from .context import GovernanceContext
     from .ports import Observer
 
-__all__ = ["Place", "There", "current_context"]
+__all__ = ["Place", "There", "around", "current_context"]
 
 _current: ContextVar[GovernanceContext | None] = ContextVar("genops_ctx.context", default=None)
 
-There: TypeAlias = "tuple[GovernanceContext | None, object]"
-"""A context, and what the observer says is current with it."""
+around: ContextVar[object] = ContextVar("genops_ctx.around", default=None)
+"""the metered call around, where there is one (:mod:`genops_ctx.nesting`)"""
+
+There: TypeAlias = "tuple[GovernanceContext | None, object, object]"
+"""A context, what the observer says is current with it, and the metered call around."""
 
 
 def current_context() -> GovernanceContext | None:
@@ -38,10 +41,11 @@ class Place:
 
     def _here(self) -> There:
         observer = self._observer
-        return _current.get(), observer.here() if observer is not None else None
+        return _current.get(), observer.here() if observer is not None else None, around.get()
 
     def _go(self, there: There) -> None:
         _current.set(there[0])
+        around.set(there[2])
         if there[1] is not None and self._observer is not None:
             self._observer.go(there[1])
 
