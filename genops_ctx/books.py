@@ -379,7 +379,8 @@ class Books:
 
 def open_books(settings: Settings, store: AccountStore | None, ledger: Ledger | None, clock: Clock) -> Books:
     """The books of these settings, unless store or ledger are given."""
-    store = store if store is not None else open_store(settings.store)
+    if store is None:
+        store = open_store(settings.store, callers_clock=clock is not time.time)
     ledger = ledger if ledger is not None else open_ledger(settings.ledger)
     recovery = None
     if settings.ledger_complete and hasattr(store, "restore"):

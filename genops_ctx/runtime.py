@@ -150,7 +150,7 @@ class Runtime:
         scope. Raises :class:`ConfigurationError` for a bad key, and :class:`LockedAttributeError`.
         """
         now = self.clock()
-        if now >= self._next_reap or not self.abandoned.empty():
+        if self._reap_is_due(now) or not self.abandoned.empty():
             self.tidy()
         merged = {**self.settings.attribution, **defaults} if defaults else self.settings.attribution.copy()
         if context is not None:
@@ -266,11 +266,15 @@ class Runtime:
 
     # -- what nobody waits for ------------------------------------------------------------------
 
+    def _reap_is_due(self, now: float) -> bool:
+        """Also where the clock was set back."""
+        return not self._next_reap - REAP_EVERY <= now < self._next_reap
+
     def tidy(self) -> None:
         """Finish abandoned attempts, and book reservations that expired as lost."""
         self.abandoned.drain()
         now = self.clock()
-        if now >= self._next_reap:
+        if self._reap_is_due(now):
             self._next_reap = now + REAP_EVERY
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
             self.corrections.tidy()

@@ -387,7 +387,7 @@ def test_a_loss_that_was_just_finished_is_not_booked_over_it(setup: Setup) -> No
 
 @pytest.fixture
 def one_file(tmp_path: Path) -> Iterator[Books]:
-    store = SQLiteStore(tmp_path / "genops.sqlite3")
+    store = SQLiteStore(tmp_path / "genops.sqlite3", clock="caller")
     books = Books(store, SQLiteLedger(tmp_path / "genops.sqlite3"))
     watches = (watch("a", 100), watch("b", 100))
     books.reserve(Reserve("op#1", 10, watches, 100.0, keyed=True, memo=MEMO), 0.0)

@@ -88,7 +88,7 @@ class Lost:
 class AccountStore(Protocol):
     """Accounts, holds and controls; each method is one atomic step. Amounts in nano-dollars.
 
-    ``now`` is the caller's clock in epoch seconds. A store that several machines share goes by a clock
+    ``now`` is the caller's clock in epoch seconds. A store that several processes share goes by a clock
     of its own, and takes from the caller's only how far away the times are that come with it.
 
     Every method raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer

@@ -83,6 +83,8 @@ class Guard:
                 key = (index, policy.group(attribution))
                 costs = self._spent.setdefault(key, deque())
                 self._spent.move_to_end(key)
+                if costs and costs[-1][0] > second + MINUTE:
+                    costs.clear()  # the clock was set back
                 if costs and costs[-1][0] >= second:
                     costs[-1] = (costs[-1][0], costs[-1][1] + nanos)
                 else:
@@ -103,7 +105,9 @@ class Guard:
             return counted
         costs = self._spent.get((index, policy.group(facts.attribution)), ())
         since = facts.at - MINUTE
-        return counted._replace(spent=sum(nanos for second, nanos in costs if second > since))
+        # What is further ahead is of before the clock was set back.
+        recent = [nanos for second, nanos in costs if since < second <= facts.at + MINUTE]
+        return counted._replace(spent=sum(recent))
 
     def _count(self, facts: Facts, step: int) -> None:
         if not facts.session or not self._counts_calls:

@@ -22,14 +22,18 @@ _FORMS = (
 )
 
 
-def open_store(url: str) -> AccountStore:
+def open_store(url: str, *, callers_clock: bool = False) -> AccountStore:
     """The store that a URL names; nothing is connected to yet.
+
+    ``callers_clock``: a file goes by the times of its callers, not by the machine's clock. A server goes
+    by its own clock whatever is said here.
 
     Raises :class:`ConfigurationError` for an unknown scheme, a file that cannot be written, and a
     back end that is not installed. No message shows more of the URL than its scheme.
     """
     scheme, separator, rest = url.strip().partition("://")
     scheme = scheme.lower()
+    clock = "caller" if callers_clock else "machine"
     if scheme == "memory" and separator and rest in ("", "/"):
         from .memory import MemoryStore
 
@@ -38,11 +42,11 @@ def open_store(url: str) -> AccountStore:
         from ..ledger.location import default_ledger_path
         from .location import DefaultStore
 
-        return DefaultStore(default_ledger_path())
+        return DefaultStore(default_ledger_path(), clock=clock)
     if scheme == "sqlite" and separator:
         from .sqlite import SQLiteStore
 
-        return SQLiteStore(sqlite_path(rest))
+        return SQLiteStore(sqlite_path(rest), clock=clock)
     if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from .redis import RedisStore
 

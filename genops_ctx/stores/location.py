@@ -25,8 +25,8 @@ class DefaultStore(SQLiteStore):
     cannot be written is refused by :class:`ConfigurationError`; calls without such a budget never ask.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | PathLike[str], *, clock: str = "machine") -> None:
+        super().__init__(path, clock=clock)
         self._ready = False
 
     def _check_path(self) -> None:

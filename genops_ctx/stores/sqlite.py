@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from os import PathLike, fspath
@@ -21,6 +22,7 @@ from ..core.accounts import (
     Watch,
     WrongWindow,
 )
+from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
 from ..database import check_writable, open_database
 from .sqlite_schema import MIGRATIONS, PART
@@ -41,15 +43,25 @@ class SQLiteStore:
     """An :class:`~genops_ctx.core.ports.AccountStore` in a SQLite file (WAL), on a local disk.
 
     It survives the kill of any process; with ``synchronous="FULL"`` it survives the loss of power too.
-    Its clock is the machine's, so it takes the ``now`` of its callers. Amounts in nano-dollars, times
-    in epoch seconds, ``timeout`` in seconds.
+    Its clock is the machine's: of its callers' times only the distances count, so that one whose clock
+    is wrong takes nothing from the others. Amounts in nano-dollars, times in epoch seconds, ``timeout``
+    in seconds.
 
-    Raises :class:`ConfigurationError` for a path that cannot be written.
+    ``clock="caller"`` goes by the callers' times, for tests and simulations. Raises
+    :class:`ConfigurationError` for a path that cannot be written.
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, timeout: float = 2.0, synchronous: str = "NORMAL"
+        self,
+        path: str | PathLike[str],
+        *,
+        timeout: float = 2.0,
+        synchronous: str = "NORMAL",
+        clock: str = "machine",
     ) -> None:
+        if clock not in ("machine", "caller"):
+            raise ConfigurationError(f"clock must be machine or caller, not {clock!r}")
+        self._callers_clock = clock == "caller"
         self.path = fspath(path)
         self.database = open_database(self.path, synchronous=synchronous)
         self._check_path()
@@ -62,7 +74,13 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"SQLiteStore({self.path!r})"
 
+    def _now(self, callers: float) -> float:
+        return callers if self._callers_clock else time.time()
+
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
+        callers, now = now, self._now(now)
+        if now != callers:
+            wish = wish._replace(expires_at=wish.expires_at + now - callers)
         with self._transactions as connection:
             before, _, due = _find(connection, wish.id)
             if before is not None and before.state is not HoldState.HELD and due <= now:
@@ -103,6 +121,7 @@ class SQLiteStore:
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         """Joins the transaction of ``with store.database``, which a ledger in the same file writes to too."""
+        now = self._now(now)
         with self._transactions as connection:
             before, _, due = _find(connection, hold)
             change = rule.settle(before, actual, accounts, completed=completed)
@@ -125,6 +144,7 @@ class SQLiteStore:
                 _end(connection, hold, change, _until(before, due, now))
 
     def release(self, hold: str, now: float, token: str = "") -> bool:
+        now = self._now(now)
         with self._transactions as connection:
             before, keyed, due = _find(connection, hold)
             change = rule.release(before, token)
@@ -142,6 +162,7 @@ class SQLiteStore:
         return True
 
     def extend(self, hold: str, expires_at: float, now: float) -> None:
+        expires_at += self._now(now) - now
         with self._transactions as connection:
             before, _, _ = _find(connection, hold)
             if before is None:
@@ -155,6 +176,7 @@ class SQLiteStore:
 
     def reap(self, now: float) -> Sequence[Lost]:
         """Expire what is over, forget what nobody can ask for, a bounded number each."""
+        now = self._now(now)
         with self._transactions as connection:
             rows = connection.execute(
                 "SELECT id, state FROM store_holds WHERE due <= ? ORDER BY due LIMIT ?", (now, SWEPT_AT_ONCE)
@@ -231,6 +253,7 @@ class SQLiteStore:
         return control
 
     def mark(self, key: str, now: float, until: float) -> bool:
+        now = self._now(now)
         with self._transactions as connection:
             connection.execute("DELETE FROM store_marks WHERE until <= ?", (now,))
             return (

@@ -80,6 +80,18 @@ def test_cost_of_a_minute_slides_and_is_apart_for_each_owner() -> None:
     assert allowed(guard, at=131.0, team="b")
     assert not allowed(guard, at=159.9, team="a")
     assert allowed(guard, at=160.0, team="a"), "the first cost is a minute old"
+
+
+def test_costs_of_before_the_clock_was_set_back_stop_nothing() -> None:
+    guard = Guard([Policy("p", max_cost_per_minute="0.10")])
+    guard.book({}, 100_000_000, 7_300.0)
+    assert not allowed(guard, at=7_300.0)
+    assert allowed(guard, at=3_700.0)
+    guard.book({}, 60_000_000, 3_700.0)
+    assert allowed(guard, at=3_701.0)
+    guard.book({}, 40_000_000, 3_702.0)
+    assert not allowed(guard, at=3_702.0)
+    assert allowed(guard, at=3_761.0)
     guard.book({"team": "a"}, 0, 161.0)
     assert not guard.decide(facts(guard, at=161.0, team="a"))[0].reason
 

@@ -61,7 +61,7 @@ class Installation:
     def open(self) -> Books:
         store = self.folder / "store.sqlite3"
         ledger = store if self.one_file else self.folder / "ledger.sqlite3"
-        return Books(SQLiteStore(store), SQLiteLedger(ledger))
+        return Books(SQLiteStore(store, clock="caller"), SQLiteLedger(ledger))
 
     @property
     def sent(self) -> Path:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -18,7 +19,9 @@ from typing import Any
 
 from genops_ctx import Budget, metered_call
 from genops_ctx.core.errors import AlreadyCompleted, BudgetExceeded, OperationInProgress, StoreUnavailable
-from genops_ctx.core.ports import AccountStore
+from genops_ctx.core.outcomes import Outcome
+from genops_ctx.core.ports import AccountStore, Clock
+from genops_ctx.core.records import Charge
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
@@ -50,6 +53,13 @@ class Plan:
     command_timeout: float = 1.0
     ledger: str = ""
     """path of one that all workers share, and that is declared complete; each has its own in memory else"""
+    windows: tuple[str, ...] = ("total",)
+    """of each of which it has a budget of ten cents"""
+    ahead: float = 0.0
+    """seconds by which its clock is ahead of the others'"""
+
+    def now(self) -> float:
+        return time.time() + self.ahead
 
 
 @dataclass
@@ -64,6 +74,8 @@ class Report:
     unanswered: int = 0
     """how often the store did not answer"""
     charged: int = 0
+    lost: list[str] = field(default_factory=list)
+    """operations that this worker booked as never finished"""
 
     def add(self, other: Report) -> None:
         self.ran += other.ran
@@ -72,6 +84,7 @@ class Report:
         self.given_up += other.given_up
         self.unanswered += other.unanswered
         self.charged += other.charged
+        self.lost += other.lost
 
 
 def store_of(plan: Plan) -> AccountStore:
@@ -85,18 +98,39 @@ def store_of(plan: Plan) -> AccountStore:
     return SQLiteStore(place, timeout=20.0)
 
 
-def runtime_of(store: AccountStore, ledger: str = "", **budget: Any) -> Runtime:
-    budgets = (Budget("0.10", "total", **budget),)
+def runtime_of(
+    store: AccountStore,
+    ledger: str = "",
+    windows: Sequence[str] = ("total",),
+    clock: Clock = time.time,
+    **budget: Any,
+) -> Runtime:
+    budgets = tuple(Budget("0.10", window, **budget) for window in windows)
     if not ledger:
-        return Runtime(Settings(budgets=budgets), store=store, ledger=MemoryLedger())
+        return Runtime(Settings(budgets=budgets), store=store, ledger=MemoryLedger(), clock=clock)
     settings = Settings(budgets=budgets, ledger=f"sqlite:///{ledger}", ledger_complete=True)
-    return Runtime(settings, store=store)
+    return Runtime(settings, store=store, clock=clock)
 
 
 def account_of(store: AccountStore) -> tuple[int, int]:
     """Spent and reserved of the one budget; it is an error where there is another account."""
     ((_, account),) = store.accounts().items()
     return account.spent, account.reserved
+
+
+class Elsewhere:
+    """A metered call that another task makes meanwhile: what is called here is not inside it."""
+
+    def __init__(self, name: str, max_cost: str, timeout: float = 120) -> None:
+        self.call = metered_call(name, max_cost=max_cost, timeout=timeout)
+        self._context = copy_context()
+        self._context.run(self.call.__enter__)
+
+    def end(self, cost: str) -> Charge:
+        self._context.run(self.call.record_cost, cost)
+        self._context.run(self.call.__exit__, None, None, None)
+        assert self.call.charge is not None
+        return self.call.charge
 
 
 def shorten_lives(seconds: float) -> None:
@@ -159,7 +193,7 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
 def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: Any) -> None:
     """All operations of one worker at once, each in a thread."""
     shorten_lives(0.0)
-    runtime = runtime_of(store_of(plan), plan.ledger)
+    runtime = runtime_of(store_of(plan), plan.ledger, plan.windows, plan.now)
     runtime.books.store.accounts()
     reset_runtime(runtime)
     mine = Report()
@@ -180,9 +214,10 @@ def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: An
         thread.join()
     until = time.monotonic() + plan.patience
     while runtime.books.ledger.unsettled() and time.monotonic() < until:
-        runtime.books.catch_up(time.time())
+        runtime.books.catch_up(plan.now())
         time.sleep(0.05)
-    runtime.books.catch_up(time.time())
+    runtime.books.catch_up(plan.now())
+    mine.lost = [one.operation for one in runtime.books.ledger.charges() if one.outcome == Outcome.EXPIRED]
     reports.put(mine)
 
 

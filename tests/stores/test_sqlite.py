@@ -87,7 +87,7 @@ def test_both_sides_of_a_fork_book(tmp_path: Path) -> None:
 
 
 def _reserve_until_killed(path: str, started: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    store = SQLiteStore(path, timeout=30)
+    store = SQLiteStore(path, timeout=30, clock="caller")
     number = 0
     while True:
         number += 1
@@ -107,7 +107,7 @@ def test_what_a_killed_process_was_told_is_booked(tmp_path: Path) -> None:
     assert worker.pid
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(10)
-    store = SQLiteStore(path)
+    store = SQLiteStore(path, clock="caller")
     account = spent(store)
     assert account.spent >= 25 * 2
     assert account.spent % 2 == 0
@@ -237,7 +237,7 @@ def test_a_file_of_before_there_were_parts_is_opened_without_losing_a_row(
         SQLiteLedger(path).append(charge(line(5)))
     before_parts(path)
     before = tables(path)
-    store = SQLiteStore(path)
+    store = SQLiteStore(path, clock="caller")
     assert store.accounts() == {"a": Account(40, 7), "b": Account(3, 0)}
     assert store.control("in:") == Control(True, 5, 99.0)
     after = tables(path)
