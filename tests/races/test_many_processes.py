@@ -55,6 +55,23 @@ def test_duplicates_are_neither_sent_nor_booked_twice(plan: Plan, tmp_path: Path
     assert account_of(store_of(plan)) == (10 * CENT, 0)
 
 
+@pytest.mark.parametrize("costs", [("0.002", "0.004", "0.01", "0.02"), ("0.001",), ("0.03",)])
+def test_without_max_cost_the_overspend_of_processes_keeps_its_bound_and_nobody_starves(
+    plan: Plan, tmp_path: Path, costs: tuple[str, ...]
+) -> None:
+    """Overspend is at most what the calls in flight cost more than was set aside for them.
+
+    Nothing is known of the flow, so a 20th of the limit is set aside for each: half a cent.
+    """
+    report = run_workers([replace(plan, costs=costs)] * 8, OPERATIONS)
+    spent, reserved = account_of(store_of(plan))
+    assert len(billed(tmp_path / "bills")) == len(report.ran) >= 20, "as many as half cents are in ten"
+    assert (report.charged, reserved, report.given_up) == (spent, 0, [])
+    assert spent - 10 * CENT <= report.beyond
+    if costs == ("0.001",):
+        assert spent <= 10 * CENT, "no call cost more than was set aside"
+
+
 def test_with_a_tenth_of_the_workers_killed_what_ran_and_what_is_lost_is_the_budget(
     plan: Plan, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,13 +18,24 @@ from genops_ctx.core.ports import AccountStore
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.sqlite import SQLiteStore
+from tests.stores.redis_server import RedisServer
 
 from .workers import CENT, account_of, runtime_of
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> AccountStore:
-    return MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "store.db", timeout=20)
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AccountStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "sqlite":
+        yield SQLiteStore(tmp_path / "store.db", timeout=20)
+    else:
+        with RedisServer(tmp_path) as server:
+            from genops_ctx.stores.redis import RedisStore
+
+            store = RedisStore(server.url, command_timeout=5.0)
+            yield store
+            store.close()
 
 
 @pytest.fixture

@@ -55,11 +55,18 @@ class Plan:
     """path of one that all workers share, and that is declared complete; each has its own in memory else"""
     windows: tuple[str, ...] = ("total",)
     """of each of which it has a budget of ten cents"""
+    costs: tuple[str, ...] = ()
+    """what the operations cost by turns, where nothing is promised of them; else a promised cent"""
     ahead: float = 0.0
     """seconds by which its clock is ahead of the others'"""
 
     def now(self) -> float:
         return time.time() + self.ahead
+
+    def cost_of(self, operation: str) -> str:
+        """In dollars."""
+        number = int(operation.removeprefix("op"))
+        return self.costs[number % len(self.costs)] if self.costs else "0.01"
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Report:
     unanswered: int = 0
     """how often the store did not answer"""
     charged: int = 0
+    beyond: int = 0
+    """what calls cost more than was set aside for them"""
     lost: list[str] = field(default_factory=list)
     """operations that this worker booked as never finished"""
 
@@ -84,6 +93,7 @@ class Report:
         self.given_up += other.given_up
         self.unanswered += other.unanswered
         self.charged += other.charged
+        self.beyond += other.beyond
         self.lost += other.lost
 
 
@@ -159,12 +169,17 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
     unsure = False
     while time.monotonic() < until:
         try:
-            with metered_call("flow", max_cost="0.01", idempotency_key=operation, timeout=plan.life) as call:
+            with metered_call(
+                "flow",
+                max_cost=None if plan.costs else "0.01",
+                idempotency_key=operation,
+                timeout=plan.life,
+            ) as call:
                 bill(plan.bill, operation)
                 if plan.stop_at_bill:
                     time.sleep(600)
                 time.sleep(plan.answer_after)
-                call.record_cost("0.01")
+                call.record_cost(plan.cost_of(operation))
         except BudgetExceeded:
             report.refused.append(operation)
             return report
@@ -182,6 +197,7 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
         assert call.charge is not None
         report.ran.append(operation)
         report.charged += call.charge.nanos
+        report.beyond += max(0, call.charge.nanos - call.charge.reserved_nanos)
         if plan.settles_twice and int(operation.removeprefix("op")) % 5 == 0:
             charge = call.charge
             runtime.books.store.settle(charge.id, charge.nanos, charge.accounts, time.time(), True)
