@@ -6,9 +6,8 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import wrapt
 
@@ -17,10 +16,9 @@ from .core.budget import Budgets, parse_budgets
 from .core.context import GovernanceContext
 from .core.errors import ConfigurationError
 from .core.money import Amount, parse_dollars
-from .core.records import Usage
-from .core.running import inner_of, runner
+from .core.running import runner
 from .core.scope import Spec
-from .metered import MeteredCall, metered_call
+from .result_metering import Meter, MeteredScope
 
 if TYPE_CHECKING:
     from .core.ports import Observer
@@ -30,10 +28,6 @@ __all__ = ["Meter", "governed"]
 log = logging.getLogger("genops_ctx")
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-Metered: TypeAlias = Usage | Iterable[Usage] | Decimal | None
-Meter: TypeAlias = Callable[[Any], Metered]
-"""Turns a function's result into its usage, a list of them, a cost in dollars, or None for no call."""
 
 PARAMETERS = ("budget", "meter", "max_cost", "name", "locked")
 
@@ -46,7 +40,7 @@ def governed(function: F, /) -> F: ...
 def governed(
     *,
     budget: Budgets = None,
-    meter: Meter | None = None,
+    meter: Meter | Literal["auto"] | None = None,
     max_cost: Amount | None = None,
     name: str | None = None,
     locked: str | Iterable[str] = (),
@@ -59,7 +53,7 @@ def governed(
     /,
     *,
     budget: Budgets = None,
-    meter: Meter | None = None,
+    meter: Meter | Literal["auto"] | None = None,
     max_cost: Amount | None = None,
     name: str | None = None,
     locked: str | Iterable[str] = (),
@@ -78,7 +72,10 @@ def governed(
             or a list of them.
         meter: for a function that calls a model by itself: turns its result into :class:`Usage`, a
             list of them, a Decimal of dollars, or None where nothing was called. The invocation is
-            then admitted before the function runs and booked after it.
+            then admitted before the function runs and booked after it. For a generator, or a function
+            that returns a stream, the result is the list of all it gave, once it has ended or was left.
+            ``"auto"`` reads results, events and streams of OpenAI's and Anthropic's shapes; any other
+            result is of unknown cost, never of none.
         max_cost: dollars that one invocation can cost at most; with ``meter`` only.
         name: shown in reports; the function's qualified name unless given.
         locked: attribution keys that nothing inside may change.
@@ -96,8 +93,10 @@ def governed(
             raise ConfigurationError(
                 "max_cost= belongs to a metered call: pass meter= too, or give max_cost to the call inside"
             )
-    if meter is not None and not callable(meter):
-        raise ConfigurationError("meter= must be a function of the result, giving Usage, Decimal or None")
+    if meter is not None and meter != "auto" and not callable(meter):
+        raise ConfigurationError(
+            'meter= must be "auto", or a function of the result that gives Usage, Decimal or None'
+        )
     checked = check_attribution(attribution, known=PARAMETERS, where="governed()")
     budgets = parse_budgets(budget)
     keys = (locked,) if isinstance(locked, str) else tuple(locked)
@@ -134,25 +133,8 @@ def _governed(wrapped: F, spec: Spec) -> F:
     return _wrap(wrapped, runner(wrapped, lambda: GovernanceContext(spec), _observer))
 
 
-def _metered(wrapped: F, spec: Spec, meter: Meter, max_cost: Amount | None) -> F:
-    title = spec.name or ""
-    if inspect.iscoroutinefunction(inner_of(wrapped)):
-
-        async def await_metered(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            with GovernanceContext(spec), metered_call(title, max_cost=max_cost) as call:
-                result = await function(*args, **kwargs)
-                _meter(call, meter, result)
-                return result
-
-        return _wrap(wrapped, await_metered)
-
-    def run_metered(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        with GovernanceContext(spec), metered_call(title, max_cost=max_cost) as call:
-            result = function(*args, **kwargs)
-            _meter(call, meter, result)
-            return result
-
-    return _wrap(wrapped, run_metered)
+def _metered(wrapped: F, spec: Spec, meter: Meter | Literal["auto"], max_cost: Amount | None) -> F:
+    return _wrap(wrapped, runner(wrapped, lambda: MeteredScope(spec, meter, max_cost), _observer))
 
 
 def _wrap(wrapped: F, wrapper: Callable[..., Any]) -> F:
@@ -178,30 +160,3 @@ class _GovernedFunction(wrapt.FunctionWrapper[Any, Any]):
 
     def __reduce_ex__(self, protocol: object) -> str:
         return str(self.__qualname__)
-
-
-def _meter(call: MeteredCall, meter: Meter, result: object) -> None:
-    """A meter that fails does not take the paid result away: its cost is booked as unknown."""
-    try:
-        _record(call, meter(result))
-    except Exception as error:
-        log.error("meter of %s failed with %s; the cost is unknown", call.name, type(error).__name__)
-
-
-def _record(call: MeteredCall, metered: Metered) -> None:
-    if metered is None:
-        call.not_sent()
-    elif isinstance(metered, Usage):
-        call.add(metered)
-    elif isinstance(metered, Decimal):
-        call.record_cost(metered)
-    else:
-        usages = list(metered) if isinstance(metered, Iterable) else [metered]
-        if not usages:
-            call.not_sent()
-        # All or none: half of a call's usage would pass for the whole.
-        for usage in usages:
-            if not isinstance(usage, Usage):
-                raise TypeError(f"a meter gives Usage, a list of Usage, Decimal or None, not {type(usage)}")
-        for usage in usages:
-            call.add(usage)

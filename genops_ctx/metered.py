@@ -57,12 +57,16 @@ class MeteredCall:
         self._attempt: Attempt | None = None
         self._usages: list[Usage] = []
         self._costs: list[Line] = []
+        self._estimates: list[Usage] = []
+        self._unknown = 0
         self._sent = True
         self._opened = False
         self._ended = False
         self._gave_way = False
         self._lock = threading.Lock()
         self._frame = Frame(max_nanos, self)
+        self.hint = "If nothing was sent, say not_sent()"
+        """what to do about a cost that is unknown"""
 
     def record_usage(self, provider: str, model: str, **tokens: int) -> None:
         """Add the usage of one model call; keywords as in :class:`Usage` (``input_tokens=`` …)."""
@@ -73,6 +77,12 @@ class MeteredCall:
         self._open_and_sent()
         if not self._frame.knows(usage):
             self._usages.append(usage)
+
+    def add_partial(self, estimate: Usage, *, unknown: bool) -> None:
+        """Add a model call whose usage did not come whole; ``unknown`` where a part is not even estimated."""
+        self._open_and_sent()
+        self._estimates.append(estimate)
+        self._unknown += unknown
 
     def record_cost(self, amount: Amount, *, exact: bool = True) -> None:
         """Add a cost in dollars that you know without tokens."""
@@ -89,7 +99,7 @@ class MeteredCall:
         Raises :class:`ConfigurationError` where a usage or cost was recorded; that is booked.
         """
         self._open()
-        if self._usages or self._costs:
+        if self._usages or self._costs or self._estimates:
             raise ConfigurationError(f"metered call {self.name!r} recorded a cost, so it was sent")
         self._sent = False
 
@@ -116,7 +126,7 @@ class MeteredCall:
         that no other process sends it meanwhile.
         """
         with self._lock:
-            if self._gave_way or self._ended or self._usages or self._costs:
+            if self._gave_way or self._ended or self._usages or self._costs or self._estimates:
                 return
             self._gave_way = True
             attempt = self._open()
@@ -172,7 +182,7 @@ class MeteredCall:
         if report.unknown:
             say(
                 f"metered call {self.name!r} ended without record_usage() or record_cost(): its cost is "
-                "unknown, and what was reserved is booked. If nothing was sent, say not_sent()",
+                f"unknown, and what was reserved is booked. {self.hint}",
                 stacklevel=3,
             )
 
@@ -189,7 +199,7 @@ class MeteredCall:
 
     def _report(self, attempt: Attempt, error: BaseException | None) -> Report:
         now = attempt.runtime.clock()
-        recorded = bool(self._usages or self._costs)
+        recorded = bool(self._usages or self._costs or self._estimates)
         outcome = _outcome_of(error)
         if not self._sent or (outcome is Outcome.NOT_SENT and not recorded):
             return Report(Outcome.NOT_SENT, now)
@@ -201,8 +211,9 @@ class MeteredCall:
             outcome,
             now,
             usages=tuple(self._usages),
+            estimates=tuple(self._estimates),
             costs=tuple(self._costs),
-            unknown=0 if recorded else 1,
+            unknown=self._unknown if recorded else 1,
         )
 
     def _metered_inside(self, now: float, error: BaseException | None) -> Report:
@@ -220,6 +231,8 @@ def _outcome_of(error: BaseException | None) -> Outcome:
         return Outcome.NOT_SENT
     if isinstance(error, TimeoutError):
         return Outcome.TIMED_OUT
+    if isinstance(error, GeneratorExit):
+        return Outcome.ABANDONED
     if isinstance(error, ConnectionError):
         return Outcome.DISCONNECTED
     if not isinstance(error, Exception):

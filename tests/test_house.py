@@ -45,6 +45,7 @@ FLOORS = {
     "decorator": 4,
     "metered": 4,
     "nesting": 4,
+    "result_metering": 4,
     "providers": 4,
     "receivers": 4,
     "sending": 4,

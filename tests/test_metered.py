@@ -115,7 +115,7 @@ def test_a_context_that_closes_unused_says_so_and_breaks_nothing(caplog):
         (KeyboardInterrupt, "cancelled"),
         (SystemExit, "cancelled"),
         (asyncio.CancelledError, "cancelled"),
-        (GeneratorExit, "cancelled"),
+        (GeneratorExit, "abandoned"),
     ],
 )
 @pytest.mark.parametrize("recorded", [False, True])

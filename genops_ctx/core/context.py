@@ -71,6 +71,7 @@ class GovernanceContext(Limits):
     """called once, when the first context of the process opens; set by the entry points"""
 
     _take: ClassVar[None] = None
+    _returned: ClassVar[None] = None
     _path: tuple[GovernanceContext, ...]
 
     def __init__(self, spec: Spec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .current import Place
 from .managers import AsyncManager, Manager, makes_async_managers, makes_managers
@@ -67,6 +67,8 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
                 raise
             if type(result) in LATER:
                 return later(result, opened, observer())
+            if opened._returned is not None:
+                return opened._returned(result)
             opened.close()
             return result
 
@@ -82,6 +84,8 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
             raise
         if type(result) in LATER:
             return later(result, opened, observer())
+        if opened._returned is not None:
+            return opened._returned(result)
         opened.close()
         return result
 
@@ -106,13 +110,13 @@ def decorated(function: Any, run: Runner) -> Any:
 class Inside:
     """The scope of work that runs in a place that there is already: it opens nothing of its own."""
 
-    __slots__ = ("_place", "_take")
+    __slots__ = ("_place",)
 
-    _take: Callable[[Any], None] | None
+    _take: ClassVar[None] = None
+    _returned: ClassVar[None] = None
 
     def __init__(self, there: There, observer: Observer | None) -> None:
         self._place = Place(observer, there)
-        self._take = None
 
     def open(self) -> None:
         self._place.enter()

@@ -36,6 +36,11 @@ class Scope(Protocol):
         """Told of each value that a generator yields."""
         ...
 
+    @property
+    def _returned(self) -> Callable[[Any], Any] | None:
+        """Given the result, closes it, and gives what the caller gets; None where it needs no result."""
+        ...
+
     def open(self) -> object: ...
 
     def close(self, error: BaseException | None = None) -> None: ...
@@ -64,19 +69,19 @@ def later(result: Any, opened: Scope, observer: Observer | None) -> Any:
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, Any], scope: Scope, place: Place) -> Any:
-    failed: BaseException | None = None
     place.enter()
     try:
-        return await coroutine
-    except BaseException as error:
-        failed = error
-        raise
-    finally:
         try:
-            scope.close(failed)
-        finally:
-            failed = None
-            place.leave()
+            result = await coroutine
+        except BaseException as error:
+            scope.close(error)
+            raise
+        if scope._returned is not None:
+            return scope._returned(result)
+        scope.close()
+        return result
+    finally:
+        place.leave()
 
 
 def stepped(result: Any, scope: Scope, place: Place, *, opened: bool) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.context import GovernanceContext
-from ..core.current import Place, _current
+from ..core.current import Place, _current, around
 from ..core.errors import ConfigurationError
 
 __all__ = ["carry_from_first_context", "instrument_threads", "uninstrument_threads"]
@@ -102,7 +102,8 @@ class _Carried:
 
 
 def _start(self: threading.Thread, *args: Any, **kwargs: Any) -> Any:
-    if _Hooks.on and _current.get() is not None and not self.ident and not _serves_many(self):
+    inside = _current.get() is not None or around.get() is not None
+    if _Hooks.on and inside and not self.ident and not _serves_many(self):
         # ``run`` of the instance: a class of the user's may have its own. The thread takes it away again,
         # so that it does not hold itself.
         run = _Carried(self.run)
@@ -126,13 +127,15 @@ def _submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
     if not _Hooks.on or not callable(fn) or _pickles(type(self)):
         return _Hooks.submit(self, fn, *args, **kwargs)
     job = _Carried(fn)
-    context = _current.get()
+    context, call = _current.get(), around.get()
     # A thread that the pool starts now serves later jobs too.
     _current.set(None)
+    around.set(None)
     try:
         return _Hooks.submit(self, job, *args, **kwargs)
     finally:
         _current.set(context)
+        around.set(call)
 
 
 def _pickles(kind: type) -> bool:

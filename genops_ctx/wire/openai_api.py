@@ -18,7 +18,7 @@ from genops_ctx.core.records import CostSource, Exactness, Usage, least_exact
 from .model_calls import Caller, read_call
 from .shapes import items_of, label_of, object_of, text_of
 
-__all__ = ["MAX_READ_BYTES", "CallReader", "CallRequest", "asking_for_usage", "read_request"]
+__all__ = ["MAX_READ_BYTES", "CallReader", "CallRequest", "asking_for_usage", "openai_counts", "read_request"]
 
 MAX_READ_BYTES: Final = 16 * 1024 * 1024
 """Of one answer that is no stream, or of one event: more than this passes, and is not read."""
@@ -149,7 +149,7 @@ class CallReader:
         """What the call used as far as it was told, and remarks; None where it was not."""
         caller = Caller("", self._provider, self._request.model, self._model)
         usage, flags = read_call(
-            _counts(self._usage, self._request.embeddings), caller, source=CostSource.GATEWAY
+            openai_counts(self._usage, self._request.embeddings), caller, source=CostSource.GATEWAY
         )
         if usage is None:
             return None, ()
@@ -214,7 +214,7 @@ class CallReader:
         self._tier = label_of(said.get("service_tier")) or self._tier
 
 
-def _counts(usage: dict[str, Any], embeddings: bool) -> dict[str, Any]:
+def openai_counts(usage: dict[str, Any], embeddings: bool) -> dict[str, Any]:
     """OpenAI's usage in the shape that :func:`read_call` reads: input, output and their parts."""
     responses = "input_tokens" in usage
     inputs, outputs = ("input", "output") if responses else ("prompt", "completion")
@@ -224,7 +224,11 @@ def _counts(usage: dict[str, Any], embeddings: bool) -> dict[str, Any]:
         "input_tokens": usage.get(f"{inputs}_tokens"),
         "output_tokens": 0 if embeddings else usage.get(f"{outputs}_tokens"),
         "total_tokens": usage.get("total_tokens"),
-        "input_token_details": {"cache_read": read.get("cached_tokens"), "audio": read.get("audio_tokens")},
+        "input_token_details": {
+            "cache_read": read.get("cached_tokens"),
+            "cache_creation": read.get("cache_write_tokens"),
+            "audio": read.get("audio_tokens"),
+        },
         "output_token_details": {
             "reasoning": written.get("reasoning_tokens"),
             "audio": written.get("audio_tokens"),
