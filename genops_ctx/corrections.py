@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .core.evidence import Evidence, booked_evidence, booked_lines, merged, next_adjustment
+from .core.evidence import Evidence, Shown, booked_evidence, booked_lines, merged, next_adjustment
 from .core.records import Charge, Exactness, LineKind
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .core.pending import Correctable
     from .core.ports import Clock, Prices
 
-__all__ = ["HORIZON_SECONDS", "Corrections", "Shown"]
+__all__ = ["HORIZON_SECONDS", "Corrections"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -40,19 +40,6 @@ SKEW_SECONDS = 60.0
 TICK_SECONDS = 1.0
 KEPT_TRACES = 100
 """Traces of one attempt; a flow makes one or a few."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Evidence with all that says whose it is."""
-
-    evidence: Evidence
-    request: str = ""
-    """our id of the attempt (its hold), where the route carried it"""
-    sessions: tuple[str, ...] = ()
-    """chat or session ids of Flowise; only where there is no ``request``"""
-    started_at: float | None = None
-    """seconds since the epoch, by the clock of Flowise"""
 
 
 @dataclass(slots=True)

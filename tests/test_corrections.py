@@ -16,11 +16,10 @@ from genops_ctx.attempt import Attempt, begin
 from genops_ctx.core.booking import Report
 from genops_ctx.core.budget import Budget
 from genops_ctx.core.context import GovernanceContext
-from genops_ctx.core.evidence import Evidence, ModelCall
+from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import Quote
 from genops_ctx.core.records import Charge, CostSource, Exactness, Usage
-from genops_ctx.corrections import Shown
 from genops_ctx.ledger import open_ledger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings

@@ -24,6 +24,7 @@ __all__ = [
     "CORRECTED",
     "Evidence",
     "ModelCall",
+    "Shown",
     "adjusted",
     "booked_evidence",
     "booked_lines",
@@ -65,6 +66,19 @@ class Evidence:
     """``route:id`` of the trace; the same in every export of it"""
     calls: tuple[ModelCall, ...] = ()
     complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Evidence with all that says whose it is."""
+
+    evidence: Evidence
+    request: str = ""
+    """our id of the attempt (its reservation's), where the route carried it"""
+    sessions: tuple[str, ...] = ()
+    """chat or session ids of Flowise; used only where there is no ``request``"""
+    started_at: float | None = None
+    """seconds since the epoch, by the clock of Flowise"""
 
 
 def merged(one: Evidence, other: Evidence) -> Evidence:
@@ -201,13 +215,15 @@ def _said_by(
     if left is None:
         return None
     fresh, hidden = left
-    lines = [*sure, *(_line(call, prices, basis.started_at) for call in fresh)]
+    lines = [*sure, *(_line(_named(call, covered), prices, basis.started_at) for call in fresh)]
     booked = sum(line.nanos or 0 for line in covered)
     if hidden:
         unknown = any(line.nanos is None for line in covered)
         lines.append(_rest(booked - sum(line.nanos or 0 for line in lines), unknown=unknown))
     elif any(line.nanos is None for line in lines):
         lines = _with_what_was_booked(lines, booked)
+    if not hidden:
+        lines += _unseen([line for line in covered if line not in sure], calls, fresh)
     if not lines:
         lines.append(_UNBILLED)
     return (*lines, *beside)
@@ -222,6 +238,46 @@ def _calls(evidence: Sequence[Evidence]) -> tuple[ModelCall, ...]:
             routes[route] = merged(routes.get(route, Evidence("")), Evidence("", (call,)))
     most = max(routes, key=lambda route: (len(routes[route].calls), route == "gateway", route), default=None)
     return () if most is None else routes[most].calls
+
+
+def _named(call: ModelCall, covered: Sequence[Line]) -> ModelCall:
+    """With the provider that the flow's definition gave the model: tracers know the client's class only."""
+    usage = call.usage
+    known = [line.usage for line in covered if line.usage is not None]
+    assert usage is not None
+    meant = [one for one in known if _of_model(one.model, usage.model)]
+    if not meant and len({(one.provider, one.model) for one in known}) == 1:
+        meant = known
+    if not meant or len({one.provider for one in meant}) > 1:
+        return call
+    model = usage.model or meant[0].model
+    return replace(call, usage=replace(usage, provider=meant[0].provider, model=model, node=meant[0].node))
+
+
+def _of_model(configured: str, seen: str) -> bool:
+    """Whether a call of ``seen``, perhaps a dated snapshot, is one of the model that was configured."""
+    return bool(configured) and seen.lower().startswith(configured.lower().removesuffix("-latest"))
+
+
+def _unseen(estimates: Sequence[Line], calls: Sequence[ModelCall], fresh: Sequence[ModelCall]) -> list[Line]:
+    """The estimates of models that no call was seen of: those stand."""
+    if len(estimates) == 1 and calls:
+        return []  # whatever model was called, it was this node's
+    refused = [call for call in calls if call.usage is None]
+    left = list(fresh)
+    unseen = []
+    for line in estimates:
+        usage = line.usage
+        if usage is None or not usage.model or line.source is not CostSource.ESTIMATED:
+            continue
+        found = next((call for call in left if call.usage and _of_model(usage.model, call.usage.model)), None)
+        if found is not None:
+            left.remove(found)
+        elif refused:
+            refused.pop()
+        else:
+            unseen.append(line)
+    return unseen
 
 
 def _unexplained(
