@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -72,6 +72,15 @@ class Attempt:
     def sending(self, client: str = "adapter") -> Sending:
         """Around the sending by a client: its span is the current one, other clients stand aside."""
         return Sending(client, self.admitted.flow, self.span)
+
+    def expect_evidence(self, ids: Sequence[str]) -> None:
+        """Some route may show its model calls; ``ids`` are Flowise's of its chat and session."""
+        admitted = self.admitted
+        self.runtime.corrections.expect(admitted.hold, self.context, ids, admitted.started_at)
+
+    def known_as(self, message_id: str) -> None:
+        """Flowise's id of its answer, by which a route may tell of it."""
+        self.runtime.corrections.know(self.admitted.hold, message_id)
 
     def finish(self, report: Report, error: BaseException | None = None) -> Charge | None:
         """Book what it cost, as the report says; None where nothing was sent.

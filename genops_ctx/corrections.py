@@ -16,8 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .core.evidence import Evidence, Shown, booked_evidence, booked_lines, merged, next_adjustment
-from .core.records import Charge, Exactness, LineKind
+from .core.booking import BEYOND
+from .core.evidence import (
+    Evidence,
+    Shown,
+    adjustment_to,
+    booked_evidence,
+    booked_lines,
+    merged,
+    told_lines,
+)
+from .core.records import Charge, Exactness, Line, LineKind
 
 if TYPE_CHECKING:
     from .books import Books
@@ -107,6 +116,22 @@ class Corrections:
         for one in dropped:
             self._let_go(one)
 
+    def know(self, hold: str, name: str) -> None:
+        """An expected attempt has another id of Flowise's, such as that of its answer."""
+        if not name:
+            return
+        with self._lock:
+            attempt = self._attempts.get(hold)
+            if attempt is None or name in attempt.sessions:
+                return
+            attempt.sessions = (*attempt.sessions, name)
+            self._of_session.setdefault(name, []).append(hold)
+            early = [item for item in self._early.items() if name in item[1].shown.sessions]
+        for key, one in early:
+            if self._matched(one.shown):
+                with self._lock:
+                    self._early.pop(key, None)
+
     def booked(self, hold: str, charge: Charge | None) -> None:
         """An expected attempt has ended; None where nothing was sent. Raises nothing."""
         with self._lock:
@@ -118,10 +143,7 @@ class Corrections:
                 self._forget(attempt)
                 return
             attempt.ended_at = charge.ended_at
-            attempt.pending = any(
-                line.exactness is not Exactness.EXACT and line.kind is not LineKind.FEE
-                for line in charge.lines
-            )
+            attempt.pending = any(_may_change(line) for line in charge.lines)
         if attempt.pending:
             if attempt.context is not None:
                 attempt.context.expect_correction(charge)
@@ -226,11 +248,11 @@ class Corrections:
             nonlocal unpriced, whole
             earlier = booked_evidence(adjustments)
             known = evidence if earlier is None else (*evidence, earlier)
-            found = next_adjustment(first, adjustments, known, self._prices(), self._clock(), final=final)
+            told = told_lines(first, adjustments, known, self._prices(), final=final)
             lines = booked_lines(first, adjustments)
             unpriced = any(line.exactness is Exactness.UNKNOWN for line in lines)
-            whole = found is not None or all(line.exactness is Exactness.EXACT for line in lines)
-            return found
+            whole = told is not None or all(line.exactness is Exactness.EXACT for line in lines)
+            return None if told is None else adjustment_to(first, adjustments, told, self._clock())
 
         try:
             with attempt.lock:
@@ -305,6 +327,10 @@ class Corrections:
                 if not self._early and not any(one.pending for one in self._attempts.values()):
                     self._thread = None
                     return
+
+
+def _may_change(line: Line) -> bool:
+    return line.exactness is not Exactness.EXACT and line.kind is not LineKind.FEE and BEYOND not in line.note
 
 
 def _fits(attempt: _Attempt, shown: Shown) -> bool:

@@ -40,7 +40,7 @@ def _attribution_options(command: F) -> F:
 @click.option("--stream", is_flag=True, help="Print the answer as it comes.")
 @click.option(
     "--metering",
-    type=click.Choice(["auto", "evaluation", "estimate"]),
+    type=click.Choice(["auto", "evaluation", "langfuse", "otlp", "gateway", "estimate"]),
     help="Where a classic flow's usage comes from; evaluation is exact, without streaming.",
 )
 @click.option("--max-cost", metavar="USD", help="Dollars it can cost at most; set aside in the budget.")

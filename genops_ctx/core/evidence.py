@@ -26,11 +26,13 @@ __all__ = [
     "ModelCall",
     "Shown",
     "adjusted",
+    "adjustment_to",
     "booked_evidence",
     "booked_lines",
     "merged",
     "next_adjustment",
     "taken_back",
+    "told_lines",
 ]
 
 CORRECTED = "corrected_by:"
@@ -122,12 +124,29 @@ def next_adjustment(
     for: then what is proved is the least that is booked. Exact lines stay as they are: evidence that
     does not show the same calls contradicts them and changes nothing.
     """
+    target = told_lines(first, adjustments, evidence, prices, final=final)
+    return None if target is None else adjustment_to(first, adjustments, target, now)
+
+
+def told_lines(
+    first: Charge,
+    adjustments: Sequence[Charge],
+    evidence: Iterable[Evidence],
+    prices: Prices,
+    *,
+    final: bool = False,
+) -> tuple[Line, ...] | None:
+    """What all evidence says is to be booked, fees aside; None where it does not tell (yet)."""
+    return _said_by(_basis(first, adjustments), evidence, prices, final=final)
+
+
+def adjustment_to(
+    first: Charge, adjustments: Sequence[Charge], target: Sequence[Line], now: float
+) -> Charge | None:
+    """The adjustment that evidence makes; None where what it says is booked already."""
     basis = _basis(first, adjustments)
-    target = _said_by(basis, evidence, prices, final=final)
-    if target is None:
-        return None
     sources = dict.fromkeys(str(line.source) for line in target if line.source in _PROVED)
-    flag = CORRECTED + "+".join(sources or ("traced",))
+    flag = CORRECTED + ("+".join(sources) or "nothing")
     kept = tuple(flag for flag in basis.flags if not flag.startswith(CORRECTED))
     return adjusted(replace(basis, flags=(*kept, flag)), target, first, adjustments, now)
 
@@ -213,8 +232,10 @@ def _said_by(
     sure = [line for line in covered if line.source in _SURE and line.exactness is Exactness.EXACT]
     left = _unexplained(sure, proved, hidden)
     if left is None:
-        return None
+        return (*covered, *beside)  # also where less evidence said something else before
     fresh, hidden = left
+    fresh, as_good = _no_better(covered, fresh)
+    sure += as_good
     lines = [*sure, *(_line(_named(call, covered), prices, basis.started_at) for call in fresh)]
     booked = sum(line.nanos or 0 for line in covered)
     if hidden:
@@ -295,6 +316,19 @@ def _unexplained(
         else:
             return None
     return fresh, hidden
+
+
+def _no_better(covered: Sequence[Line], fresh: Sequence[ModelCall]) -> tuple[list[ModelCall], list[Line]]:
+    """The calls without those that say of an upper bound only what is known; and those bounds."""
+    left = list(fresh)
+    kept = []
+    for line in covered:
+        if line.source in _SURE and line.exactness is Exactness.UPPER:
+            found = next((call for call in left if _same(line.usage, call.usage)), None)
+            if found is not None and found.usage is not None and found.usage.exactness is not Exactness.EXACT:
+                left.remove(found)
+                kept.append(line)
+    return left, kept
 
 
 def _same(one: Usage | None, other: Usage | None) -> bool:

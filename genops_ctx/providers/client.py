@@ -23,7 +23,7 @@ from .transport import Limits, check_base_url
 
 __all__ = ["FlowiseClient", "check_api_key", "check_metering", "one_of"]
 
-METERINGS = ("auto", "evaluation", "estimate")
+METERINGS = ("auto", "evaluation", "langfuse", "otlp", "gateway", "estimate")
 TRANSPORT_KEYWORDS = ("timeout",)
 PARAMETERS = (
     "base_url",

@@ -13,14 +13,18 @@ from ..core.ports import Prices
 from ..core.records import CostSource, Exactness, Line, LineKind, Usage
 from ..wire.answers import Problem
 from ..wire.flows import FlowDefinition, FlowKind
-from ..wire.readings import Reading
+from ..wire.readings import Gap, Reading
 from ..wire.usage import StreamReader, read_failure, read_usage
 from .estimates import Texts, estimated_usages
 from .flows import Flow
+from .metering_routes import is_beyond
 
 __all__ = ["Asked", "Prediction"]
 
 log = logging.getLogger("genops_ctx")
+
+AWAITS = "awaits:"
+"""Begins the flag of a charge that evidence may correct; the route follows."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,6 +57,8 @@ class Prediction:
     """the caller named the session, so other runs may have records in it"""
     audio: bool
     fees: tuple[Line, ...] = ()
+    routes: tuple[str, ...] = ()
+    """how evidence of it may come later"""
 
     @property
     def agentflow(self) -> bool:
@@ -105,9 +111,10 @@ class Prediction:
         self, outcome: Outcome, reading: Reading, prices: Prices, at: float, answer: str
     ) -> Report:
         failed = BOOKINGS[outcome] is Booking.INPUT
-        estimates, unknown = estimated_usages(
-            reading.gaps, self.definition, self.texts, answer, input_only=failed
-        )
+        beyond = [gap for gap in reading.gaps if is_beyond(gap, self.routes, self.definition, outcome)]
+        covered = [gap for gap in reading.gaps if gap not in beyond]
+        estimates, unknown = self._guessed(covered, answer, failed)
+        others, unknown_others = self._guessed(beyond, answer, failed)
         nothing_billed = failed and not (reading.usages or reading.gaps)
         return Report(
             outcome,
@@ -115,9 +122,14 @@ class Prediction:
             usages=tuple(_without_split(usage, prices, at) for usage in reading.usages),
             estimates=estimates,
             unknown=unknown,
+            beyond=others,
+            unknown_beyond=unknown_others,
             costs=(_UNBILLED, *self.fees) if nothing_billed else self.fees,
-            flags=reading.flags,
+            flags=(*reading.flags, *(f"{AWAITS}{route}" for route in self.routes)),
         )
+
+    def _guessed(self, gaps: list[Gap], answer: str, failed: bool) -> tuple[tuple[Usage, ...], int]:
+        return estimated_usages(gaps, self.definition, self.texts, answer, input_only=failed)
 
 
 _UNBILLED = Line(

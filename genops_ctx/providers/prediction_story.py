@@ -24,6 +24,7 @@ from ..wire.executions import read_executions, usage_of_execution
 from ..wire.flows import FlowDefinition, FlowKind
 from ..wire.readings import Reading
 from ..wire.requests import dump, prediction_body, prediction_path
+from ..wire.shapes import label_of
 from ..wire.usage import StreamReader
 from .answers import Finish, FlowiseAnswer
 from .client import FlowiseClient, check_metering, one_of
@@ -33,6 +34,7 @@ from .estimates import Texts, forecast
 from .flow_models import models_of
 from .flows import Flow
 from .http_effects import Fetch, HttpStory, Post, Receive, Reply, is_event_stream, redirect_problem
+from .metering_routes import body_for, routes_of
 from .prediction import Asked, Prediction
 from .transport import Limits
 
@@ -164,6 +166,10 @@ class PredictingClient(FlowiseClient):
             if cheaper.id == flow.id:
                 raise
             return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
+        if prediction.routes:
+            content = dump(body_for(body, prediction.routes, attempt.admitted.hold))
+            sessions = (body.get("chatId", ""), running)
+            attempt.expect_evidence(sessions)
         return attempt, prediction, content
 
     def _prediction(
@@ -177,7 +183,8 @@ class PredictingClient(FlowiseClient):
     ) -> Prediction:
         fee = fee_line(self.pricing_tier, runtime.clock())
         fees = () if fee is None else (fee,)
-        return Prediction(flow, definition, asked.texts, session, shared, asked.audio, fees)
+        routes = routes_of(asked.route, definition, runtime.corrections.routes)
+        return Prediction(flow, definition, asked.texts, session, shared, asked.audio, fees, routes)
 
     def _opened(
         self,
@@ -254,6 +261,7 @@ class PredictingClient(FlowiseClient):
             finish_quietly(attempt, report, error)
             raise
         answer = FlowiseAnswer(parsed)
+        attempt.known_as(label_of(answer.get("chatMessageId")))
         answer.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
         say_inexact(runtime, answer.charge, prediction, quiet)
         return answer
@@ -268,6 +276,7 @@ class PredictingClient(FlowiseClient):
                 report = prediction.failed(outcome, None, None, runtime.prices, now)
             else:
                 report = prediction.streamed(outcome, read, runtime.prices, now)
+                attempt.known_as(read.chat_message_id)
             charge = (
                 attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
             )

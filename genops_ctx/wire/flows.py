@@ -73,6 +73,10 @@ class FlowDefinition:
     single_call: bool = False
     """each prediction makes exactly one model call, so one that is refused has billed nothing"""
     override_enabled: bool = False
+    exporters: tuple[str, ...] = ()
+    """tracing exporters that are on, by Flowise's names (``langFuse``, ``phoenix`` …)"""
+    through_gateway: bool = False
+    """a model node sends the ids that our model proxy asks for"""
     protected: bool = False
     """a key of its own is needed for predictions"""
     prompt_texts: tuple[str, ...] = field(default=(), repr=False)
@@ -181,6 +185,8 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         dynamic_human_input_nodes=tuple(dynamic),
         single_call=_single_call(nodes, models, summarising),
         override_enabled=_override_enabled(flow),
+        exporters=_exporters(flow),
+        through_gateway='"x-fw-msg"' in text_of(flow.get("flowData")).replace("\\", ""),
         protected=bool(text_of(flow.get("apikeyid")).strip()),
         prompt_texts=tuple(prompts.texts),
     )
@@ -306,6 +312,11 @@ def _follow_up(flow: Mapping[str, Any]) -> tuple[bool, ModelNode | None]:
 def _override_enabled(flow: Mapping[str, Any]) -> bool:
     config = object_of(decoded(flow.get("apiConfig")))
     return object_of(config.get("overrideConfig")).get("status") is True
+
+
+def _exporters(flow: Mapping[str, Any]) -> tuple[str, ...]:
+    known = object_of(decoded(flow.get("analytic")))
+    return tuple(label_of(name) for name, said in known.items() if object_of(said).get("status") is True)
 
 
 def _providers(value: object) -> list[dict[str, Any]]:

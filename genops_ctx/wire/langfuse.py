@@ -34,6 +34,9 @@ __all__ = ["REQUEST_KEY", "LangfuseTraces", "langfuse_override"]
 REQUEST_KEY: Final = "genops_request"
 """The key of our own id in a trace's metadata."""
 
+FLUSH_MILLISECONDS: Final = 500
+"""How long Flowise waits for more events before it sends them; its own usual is 10 seconds."""
+
 ROUTE: Final = "langfuse"
 KEPT_TRACES: Final = 10_000
 KEPT_OBSERVATIONS: Final = 5_000
@@ -49,6 +52,7 @@ def langfuse_override(override: object, request: str) -> dict[str, Any]:
     analytics = dict(object_of(given.get("analytics")))
     own = dict(object_of(analytics.get("langFuse")))
     own["metadata"] = {**object_of(own.get("metadata")), REQUEST_KEY: request}
+    own.setdefault("flushInterval", FLUSH_MILLISECONDS)
     analytics["langFuse"] = own
     given["analytics"] = analytics
     return given
@@ -170,7 +174,9 @@ def _note_generation(generation: _Generation, body: dict[str, Any]) -> None:
 def _shown(name: str, trace: _Trace) -> Shown:
     calls = tuple(_calls(name, trace))
     sessions = (trace.session,) if trace.session else ()
-    return Shown(Evidence(f"{ROUTE}:{name}", calls, trace.complete), trace.request, sessions, trace.started_at)
+    return Shown(
+        Evidence(f"{ROUTE}:{name}", calls, trace.complete), trace.request, sessions, trace.started_at
+    )
 
 
 def _calls(name: str, trace: _Trace) -> Iterator[ModelCall]:
@@ -204,9 +210,7 @@ def _agent_usage(told: dict[str, Any], caller: Caller) -> Usage | None:
     inputs, outputs = token_count(told.get("promptTokens")), token_count(told.get("completionTokens"))
     if inputs is None or outputs is None or told.get("totalTokens") != inputs + outputs:
         return None
-    usage, _ = read_call(
-        {"input_tokens": inputs, "output_tokens": outputs}, caller, source=CostSource.TRACED
-    )
+    usage, _ = read_call({"input_tokens": inputs, "output_tokens": outputs}, caller, source=CostSource.TRACED)
     if usage is None or usage.exactness is not Exactness.EXACT:
         return usage
     return replace(usage, exactness=Exactness.UPPER)

@@ -290,3 +290,30 @@ def test_evidence_of_every_call_is_booked_at_its_price(pairs: list[tuple[int, in
     charges = corrected(charge(estimate(1000), FEE), *parts)
     assert net(charges) == 500 + sum(3 * inputs + 7 * outputs for inputs, outputs in pairs)
     assert charges[-1].exactness is EXACT
+
+
+def test_an_upper_bound_gives_way_to_better_evidence_only() -> None:
+    bound = replace(reported(10, 4), exactness=UPPER)
+    traced_bound = ModelCall("langfuse:g", Usage("openai", "small", 10, 4, source=TRACED, exactness=UPPER))
+    first = charge(bound)
+    assert corrected(first, trace(traced_bound)) == [first]
+    charges = corrected(first, trace(call("langfuse:g", 10, 3)))
+    assert (net(charges), charges[-1].exactness) == (51, EXACT)
+
+
+def test_the_flow_says_whose_a_model_is() -> None:
+    usage = Usage("litellm", "small", 5, 5, node="Model", source=CostSource.ESTIMATED, exactness=ESTIMATED)
+    line = Line(LineKind.MODEL, 100, CostSource.ESTIMATED, ESTIMATED, usage)
+    _, adjustment = corrected(charge(line), trace(call("langfuse:g", 10, 4, model="small-2026-01-01")))
+    assert [(one.provider, one.model, one.node) for one in adjustment.usage] == [
+        ("litellm", "small-2026-01-01", "Model")
+    ]
+
+
+def test_the_estimate_of_a_model_that_was_not_seen_stands() -> None:
+    other = replace(estimate(70), usage=replace(PROVED_OTHER, source=CostSource.ESTIMATED))
+    charges = corrected(charge(estimate(1000), other), trace(call("langfuse:g", 10, 4)))
+    assert (net(charges), charges[-1].exactness) == (58 + 70, ESTIMATED)
+
+
+PROVED_OTHER = Usage("anthropic", "claude", 5, 5, exactness=ESTIMATED)
