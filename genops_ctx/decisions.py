@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from .core.records import Charge
     from .settings import Settings
 
-__all__ = ["Decisions", "Models"]
+__all__ = ["NOT_GOVERNED", "Decisions", "Models"]
 
 log = logging.getLogger("genops_ctx")
+
+NOT_GOVERNED = "not_governed"
+"""action of the record of an address that predictions went to and that nothing governs"""
 
 Models = Callable[[], "tuple[ModelUse, ...] | None"]
 """The models that a call will use; None where nothing is known of them."""
@@ -105,6 +108,10 @@ class Decisions:
         if self._guard is not None:
             self._guard.book(charge.attribution, charge.nanos, charge.ended_at)
 
+    def not_governed(self, address: str, at: float) -> None:
+        """Record where predictions went that nothing governs."""
+        self._audit(AuditEvent(at, NOT_GOVERNED, address, reason="no base URL matches it"), address)
+
     def _record(
         self,
         at: float,
@@ -117,7 +124,10 @@ class Decisions:
     ) -> None:
         owner = ", ".join(f"{key}={value}" for key, value in sorted(attribution.items()))
         subject = f"call {call}" + (f" ({owner})" if owner else "")
+        self._audit(AuditEvent(at, action, subject, actor, reason, nanos), call)
+
+    def _audit(self, event: AuditEvent, on: str) -> None:
         try:
-            self._ledger.audit(AuditEvent(at, action, subject, actor, reason, nanos))
+            self._ledger.audit(event)
         except Exception as error:
-            log.warning("a decision on %s could not be recorded: %s", call, error)
+            log.warning("a decision on %s could not be recorded: %s", on, error)

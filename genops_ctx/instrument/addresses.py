@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -48,7 +49,17 @@ class Match(NamedTuple, Generic[T]):
 class Addresses(Generic[T]):
     """The governed ones, each with what governs it. Thread-safe; matching takes no lock."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        ignore: Callable[[str], bool] = lambda flow: False,
+        first_seen: Callable[[Address], object] = lambda address: None,
+    ) -> None:
+        """``ignore`` says which flows are governed otherwise; ``first_seen`` is told of each address that
+        predictions go to and that nothing governs, once.
+        """
+        self._ignore = ignore
+        self._first_seen = first_seen
         self._lock = threading.Lock()
         self._governed: dict[tuple[str, str, int], tuple[tuple[str, T], ...]] = {}
         self._redirects: OrderedDict[str, T] = OrderedDict()
@@ -69,11 +80,12 @@ class Addresses(Generic[T]):
             return before
 
     def clear(self) -> list[T]:
-        """Govern nothing any more. Returns what governed."""
+        """Govern nothing any more, and forget what was seen. Returns what governed."""
         with self._lock:
             before = [governs for paths in self._governed.values() for _, governs in paths]
             self._governed = {}
             self._redirects.clear()
+            self._unmatched.clear()
             return before
 
     def match(self, url: str) -> Match[T] | None:
@@ -101,7 +113,8 @@ class Addresses(Generic[T]):
                 return Match(governs, flow)
         if self._redirects and url in self._redirects:
             return Match(self._redirects[url], flow)
-        self._saw(address._replace(path=path))
+        if self._governed and not self._ignore(flow):
+            self._saw(address._replace(path=path))
         return None
 
     def redirected(self, url: str, governs: T) -> None:
@@ -119,9 +132,12 @@ class Addresses(Generic[T]):
 
     def _saw(self, address: Address) -> None:
         with self._lock:
+            first = address not in self._unmatched
             self._unmatched[address] = self._unmatched.get(address, 0) + 1
             if len(self._unmatched) > KEPT:
                 self._unmatched.popitem(last=False)
+        if first:
+            self._first_seen(address)
 
 
 def address_of(parts: SplitResult) -> Address | None:

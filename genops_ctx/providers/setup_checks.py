@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ..core.context import current_context
 from ..core.errors import ConfigurationError, StoreError
+from ..decisions import NOT_GOVERNED
 from ..pricing.plans import pricing_tier
 from ..runtime import Runtime, get_runtime
 from ..settings import environment_attribution
@@ -36,6 +37,8 @@ __all__ = [
 Severity = Literal["error", "warning", "info"]
 
 SHOWN_NAMES = 5
+RECENT_SECONDS = 7 * 86_400.0
+"""Older sightings are not told any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def process_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
             yield ValidationIssue(component, "error", str(problem), "correct it in the settings")
     yield from _attribution_issues(runtime)
     yield from _store_issues(runtime)
+    yield from _not_governed_issues(runtime)
     if settings.budgets and settings.mode != "enforce":
         yield ValidationIssue(
             "budgets",
@@ -117,6 +121,22 @@ def _store_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
     except (StoreError, ConfigurationError) as error:
         yield ValidationIssue(
             "store", "error", f"the budget store cannot be used: {error}", "check GENOPS_STORE and its server"
+        )
+
+
+def _not_governed_issues(runtime: Runtime) -> Iterator[ValidationIssue]:
+    """Where instrumented clients sent predictions of late that no base URL matches."""
+    since = runtime.clock() - RECENT_SECONDS
+    try:
+        seen = [event.subject for event in runtime.books.ledger.audits(NOT_GOVERNED) if event.at >= since]
+    except Exception:
+        return  # another check says what is wrong with the ledger
+    for address in sorted(set(seen)):
+        yield ValidationIssue(
+            "auto_instrument",
+            "warning",
+            f"predictions were sent to {address} and were not governed: no base URL matches",
+            f"if that is a Flowise of yours, call auto_instrument({address!r}) too",
         )
 
 

@@ -85,14 +85,18 @@ def test_the_flows_id_is_decoded():
 
 
 def test_what_was_seen_and_not_matched_is_remembered_without_its_secrets():
-    addresses = Addresses()
+    seen = []
+    addresses = Addresses(ignore=lambda flow: flow == "ours", first_seen=lambda one: seen.append(str(one)))
+    addresses.match("https://before.example.com/api/v1/prediction/x")
     addresses.add("http://localhost:3000", "here")
+    addresses.match("https://adapter.example.com/api/v1/prediction/ours")
     for _ in range(2):
         addresses.match("https://me:secret@flowise.example.com/app/api/v1/prediction/x?key=secret")
     addresses.match("http://localhost:3000/api/v1/prediction/x")
     assert {str(address): times for address, times in addresses.unmatched.items()} == {
         "https://flowise.example.com/app": 2
     }
+    assert seen == ["https://flowise.example.com/app"]
     for number in range(500):
         addresses.match(f"http://host{number}/api/v1/prediction/x")
     assert len(addresses.unmatched) == 100

@@ -220,3 +220,30 @@ def test_a_body_that_cannot_be_looked_at_is_sent_as_it_is(server, client, url):
     assert got.status == 200
     assert "hello" in json.loads(got.body)["text"]
     assert charges[0].nanos == nanos_of(server.billed) > 0
+
+
+def test_an_address_that_nothing_governs_is_told_once_and_recorded(server, client, caplog):
+    from genops_ctx.runtime import get_runtime
+
+    auto_instrument("http://localhost:1")
+    with capture() as charges:
+        for _ in range(3):
+            client.post(f"{server.url}/api/v1/prediction/x", json=QUESTION)
+    assert charges == []
+    address = server.url.replace("127.0.0.1", "localhost")
+    assert len([line for line in caplog.messages if address in line]) == 1
+    runtime = get_runtime()
+    until = time.monotonic() + 5
+    while not list(runtime.books.ledger.audits("not_governed")) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [event.subject for event in runtime.books.ledger.audits("not_governed")] == [address]
+
+
+def test_what_an_adapter_sends_elsewhere_is_not_taken_for_ungoverned(server, client):
+    from genops_ctx import instrument_flowise
+    from genops_ctx.instrument.registry import addresses
+
+    auto_instrument("http://localhost:1")
+    before = sum(addresses.unmatched.values())
+    instrument_flowise(server.url).predict_flow("one", "hello")
+    assert sum(addresses.unmatched.values()) == before

@@ -21,6 +21,7 @@ from genops_ctx.providers.setup_checks import (
 )
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
+from genops_ctx.testing.clock import FixedClock
 
 OWNED = {"team": "search", "project": "docs"}
 
@@ -50,6 +51,19 @@ def test_each_missing_owner_is_named() -> None:
     assert "project" in issue.message
     assert "team" not in issue.message
     assert "GENOPS_PROJECT" in issue.fix_suggestion
+
+
+def test_addresses_that_were_seen_and_not_governed_are_named_for_a_week() -> None:
+    clock = FixedClock()
+    runtime = Runtime(Settings(attribution=OWNED), clock=clock)
+    for _ in range(2):
+        runtime.decisions.not_governed("https://flowise.example.com/app", clock())
+    (issue,) = process_issues(runtime)
+    assert (issue.component, issue.severity) == ("auto_instrument", "warning")
+    assert "https://flowise.example.com/app" in issue.message
+    assert "auto_instrument('https://flowise.example.com/app')" in issue.fix_suggestion
+    clock.advance(8 * 86_400)
+    assert list(process_issues(runtime)) == []
 
 
 def test_owners_of_the_environment_and_of_an_open_context_count(monkeypatch: pytest.MonkeyPatch) -> None:
