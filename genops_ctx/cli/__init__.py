@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": ("demo", "A governed workflow of three flows under a budget, on screen in a minute."),
     "check": ("check", "Check the set-up: Flowise, key, flows, attribution, prices."),
     "run": ("run", "Run one flow and show what it cost."),
+    "backfill": ("backfill", "Book calls that Flowise ran without being governed."),
     "flows": ("flows", "List flows and how exactly they are metered; set that up, and undo it."),
     "init": ("init", "Write a configuration file for this project."),
     "report": ("report", "What was spent, by team, flow, model … and how exactly that is known."),

@@ -17,7 +17,8 @@ import click
 
 from ..core.errors import ConfigurationError
 from ..core.money import dollars, format_dollars
-from ..core.records import Exactness
+from ..core.records import CostSource, Exactness
+from .backfill import share_line
 from .times import back
 
 if TYPE_CHECKING:
@@ -89,15 +90,17 @@ def report(
     opened: Any = open_ledger(url)
     try:
         totals = opened.totals(begin, end, (*names, "exactness"), _wanted(where))
+        sources = opened.totals(begin, end, ("source",), _wanted(where))
     finally:
         opened.close()
     rows = _rows(totals)
+    found = sum(total.nanos for total in sources if total.key == (CostSource.BACKFILLED,))
     if style == "json":
-        click.echo(json.dumps(_as_json(rows, names, begin, end), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_as_json(rows, names, begin, end, found), ensure_ascii=False, indent=2))
     elif style == "csv":
         click.echo(_as_csv(rows, names), nl=False)
     else:
-        _show(rows, names, begin, end)
+        _show(rows, names, begin, end, found)
 
 
 def _wanted(pairs: Sequence[str]) -> dict[str, list[str]]:
@@ -142,7 +145,10 @@ def _values(row: Row) -> tuple[str | int, ...]:
     return (f"{dollars(row.spent):f}", f"{dollars(row.inexact):f}", *astuple(row)[3:])
 
 
-def _as_json(rows: Sequence[Row], names: Sequence[str], begin: float, end: float) -> dict[str, Any]:
+def _as_json(
+    rows: Sequence[Row], names: Sequence[str], begin: float, end: float, found: int
+) -> dict[str, Any]:
+    total = _sum(rows)
     return {
         "since": _iso(begin),
         "until": _iso(end),
@@ -150,7 +156,8 @@ def _as_json(rows: Sequence[Row], names: Sequence[str], begin: float, end: float
             {**dict(zip(names, row.key, strict=True)), **dict(zip(_COLUMNS, _values(row), strict=True))}
             for row in rows
         ],
-        "total": dict(zip(_COLUMNS, _values(_sum(rows)), strict=True)),
+        "total": dict(zip(_COLUMNS, _values(total), strict=True)),
+        "governed": f"{dollars(total.spent - found):f}",
     }
 
 
@@ -167,7 +174,7 @@ def _harmless(value: str) -> str:
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def _show(rows: Sequence[Row], names: Sequence[str], begin: float, end: float) -> None:
+def _show(rows: Sequence[Row], names: Sequence[str], begin: float, end: float, found: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -205,6 +212,8 @@ def _show(rows: Sequence[Row], names: Sequence[str], begin: float, end: float) -
             f"{row.output_tokens:,}",
         )
     console.print(table)
+    if found:
+        console.print(f"{share_line(total.spent - found, total.spent)}; the rest genops-ctx backfill found.")
     if total.unpriced:
         console.print(
             f"{total.unpriced:,} lines have no known price and are not in the cost: "

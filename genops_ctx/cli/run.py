@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..core.records import Charge
     from ..providers.answers import FlowiseAnswer, FlowiseStream
 
-__all__ = ["run"]
+__all__ = ["custom_attribution", "run"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ def run(
     from ..providers.errors import FlowiseError
     from ..providers.flowise import GenOpsFlowiseAdapter
 
-    attribution: dict[str, Any] = {**owners, **_custom(custom)}
+    attribution: dict[str, Any] = {**owners, **custom_attribution(custom)}
     printed = _Printed(as_json)
     with governance_context("genops-ctx run", budget=budget or None):
         adapter = GenOpsFlowiseAdapter(url, key)
@@ -160,7 +160,8 @@ def _text_of(answer: Mapping[str, Any]) -> str:
     return json.dumps(answer["json"], indent=2) if "json" in answer else ""
 
 
-def _custom(pairs: tuple[str, ...]) -> dict[str, str]:
+def custom_attribution(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Keys and values out of ``--attr``; none that has an option of its own."""
     from ..providers.flowise import GenOpsFlowiseAdapter
 
     taken = {*inspect.signature(GenOpsFlowiseAdapter.predict_flow).parameters, *_OWNERS, "session_id"}

@@ -42,6 +42,8 @@ class Report:
     costs: tuple[Line, ...] = ()
     flags: tuple[str, ...] = ()
     trace_id: str = ""
+    chat_id: str = ""
+    message_id: str = ""
 
 
 def hold_id(operation: str, attempt: int) -> str:
@@ -117,6 +119,8 @@ def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
         accounts=admitted.accounts,
         flags=(*admitted.flags, *report.flags),
         trace_id=report.trace_id,
+        chat_id=report.chat_id,
+        message_id=report.message_id,
     )
 
 

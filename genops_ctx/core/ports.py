@@ -232,6 +232,10 @@ class Ledger(Protocol):
         """In the order they were booked; of one operation where given."""
         ...
 
+    def between(self, since: float, until: float) -> Iterable[Charge]:
+        """Those that started in [``since``, ``until``), epoch seconds, in the order they were booked."""
+        ...
+
     def audit(self, event: AuditEvent) -> None: ...
 
     def audits(self, action: str | None = None) -> Iterable[AuditEvent]:

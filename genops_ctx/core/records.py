@@ -36,6 +36,8 @@ class CostSource(StrEnum):
     """our own model proxy"""
     ESTIMATED = "estimated"
     """counted from the texts, because nothing was reported"""
+    BACKFILLED = "backfilled"
+    """of a call that was never governed, found in Flowise afterwards; its usage says whence that is"""
     LOST = "lost"
     """the reservation expired: the process that made the call is gone"""
 
@@ -234,6 +236,10 @@ class Charge:
     flags: tuple[str, ...] = ()
     trace_id: str = ""
     adjustment_of: str = ""
+    chat_id: str = ""
+    """Flowise's id of the conversation it ran in; empty where it is not known, as the next"""
+    message_id: str = ""
+    """Flowise's id of the answer"""
     nanos: int = field(init=False)
     exactness: Exactness = field(init=False)
 

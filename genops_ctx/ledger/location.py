@@ -93,6 +93,9 @@ class DefaultLedger:
     def charges(self, operation: str | None = None) -> Iterable[Charge]:
         return self._ledger.charges(operation)
 
+    def between(self, since: float, until: float) -> Iterable[Charge]:
+        return self._ledger.between(since, until)
+
     def totals(
         self,
         since: datetime | float | None = None,

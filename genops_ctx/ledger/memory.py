@@ -50,6 +50,10 @@ class MemoryLedger:
                 return tuple(self._charges.values())
             return tuple(self._of_operation.get(operation, ()))
 
+    def between(self, since: float, until: float) -> Iterable[Charge]:
+        """The charges that started in [``since``, ``until``), epoch seconds, as they were booked."""
+        return tuple(charge for charge in self.charges() if since <= charge.started_at < until)
+
     def _drop(self) -> None:
         _, oldest = self._charges.popitem(last=False)
         of_operation = self._of_operation[oldest.operation]

@@ -151,6 +151,17 @@ class PostgresLedger:
         first, after, name = storable(f"{operation}#"), storable(f"{operation}$"), storable(operation)
         return self._read(_OF_OPERATION, (first, after, name, name))
 
+    def between(self, since: float, until: float) -> Iterator[Charge]:
+        """The charges that started in [``since``, ``until``), epoch seconds, as they were booked."""
+        last = 0
+        while rows := self._rows(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM charges "
+            f"WHERE started_at >= %s AND started_at < %s AND seq > %s ORDER BY seq LIMIT {PAGE}",
+            (since, until, last),
+        ):
+            yield from self._with_lines(rows)
+            last = rows[-1][0]
+
     def totals(
         self,
         since: datetime | float | None = None,

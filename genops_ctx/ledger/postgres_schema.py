@@ -124,7 +124,13 @@ def _witnesses(connection: Connection[tuple[Any, ...]]) -> None:
     )
 
 
-MIGRATIONS = (_tables, _witnesses)
+def _conversations(connection: Connection[tuple[Any, ...]]) -> None:
+    """Version 3: which of Flowise's records a charge is for."""
+    for column in ("chat_id", "message_id"):
+        connection.execute(f"ALTER TABLE charges ADD COLUMN {column} text NOT NULL DEFAULT ''")
+
+
+MIGRATIONS = (_tables, _witnesses, _conversations)
 
 _MARK = "\x01"
 

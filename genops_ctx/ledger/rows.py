@@ -25,7 +25,7 @@ __all__ = [
 
 CHARGE_COLUMNS = (
     "id, operation, attempt, name, flow, outcome, attribution, context_path, started_at, ended_at, "
-    "reserved_nanos, accounts, flags, trace_id, adjustment_of"
+    "reserved_nanos, accounts, flags, trace_id, adjustment_of, chat_id, message_id"
 )
 _COUNTS = (
     "input_tokens",
@@ -79,6 +79,8 @@ def charge_row(charge: Charge) -> Row:
         _array(charge.flags),
         charge.trace_id,
         charge.adjustment_of,
+        charge.chat_id,
+        charge.message_id,
     )
 
 
@@ -167,6 +169,8 @@ def charges_of(charges: Sequence[Row], lines: Sequence[Row]) -> Iterator[Charge]
         flags,
         trace_id,
         adjustment_of,
+        chat_id,
+        message_id,
     ) in charges:
         yield Charge(
             id=text(charge_id),
@@ -185,6 +189,8 @@ def charges_of(charges: Sequence[Row], lines: Sequence[Row]) -> Iterator[Charge]
             flags=tuple(json.loads(flags)),
             trace_id=text(trace_id),
             adjustment_of=text(adjustment_of),
+            chat_id=text(chat_id),
+            message_id=text(message_id),
         )
 
 

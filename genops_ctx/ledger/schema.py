@@ -13,6 +13,8 @@ __all__ = ["MIGRATIONS", "PART"]
 PART = "ledger"
 
 _BATCH = 1000
+_COLUMNS_THEN = CHARGE_COLUMNS.replace("chat_id, message_id", "'', ''")
+"""Of the versions before 4."""
 
 
 def _charges_lines_audits(connection: sqlite3.Connection) -> None:
@@ -135,7 +137,7 @@ def _rollups(connection: sqlite3.Connection) -> None:
     )
     last = 0
     while page := connection.execute(
-        f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq > ? ORDER BY seq LIMIT {_BATCH}", (last,)
+        f"SELECT seq, {_COLUMNS_THEN} FROM charges WHERE seq > ? ORDER BY seq LIMIT {_BATCH}", (last,)
     ).fetchall():
         first, last = page[0][0], page[-1][0]
         lines = connection.execute(
@@ -153,4 +155,10 @@ def _witnesses(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS = (_charges_lines_audits, _rollups, _witnesses)
+def _conversations(connection: sqlite3.Connection) -> None:
+    """Version 4: which of Flowise's records a charge is for."""
+    for column in ("chat_id", "message_id"):
+        connection.execute(f"ALTER TABLE charges ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS = (_charges_lines_audits, _rollups, _witnesses, _conversations)

@@ -22,7 +22,7 @@ from .rows import (
     without_surrogates,
 )
 from .schema import MIGRATIONS, PART
-from .totals import Total, parse_query
+from .totals import Total, day_of, parse_query
 
 __all__ = ["SQLiteLedger"]
 
@@ -121,6 +121,18 @@ class SQLiteLedger:
         bounds = (f"{operation}#", f"{operation}$", operation, operation)
         return self._read(_OF_OPERATION, without_surrogates(bounds))
 
+    def between(self, since: float, until: float) -> Iterable[Charge]:
+        """The charges that started in [``since``, ``until``), epoch seconds, as they were booked."""
+        found = self.database.read(
+            "SELECT min(first), max(last) FROM rollups WHERE day >= ? AND day <= ?",
+            (day_of(since), day_of(until)),
+        )
+        first, last = found[0] if found else (None, None)
+        if first is None:
+            return ()
+        charges = self._pages(first - 1, last)
+        return (charge for charge in charges if since <= charge.started_at < until)
+
     def totals(
         self,
         since: datetime | float | None = None,
@@ -154,11 +166,13 @@ class SQLiteLedger:
         """Close the file; a later use opens it again."""
         self.database.close()
 
-    def _pages(self) -> Iterator[Charge]:
-        last = 0
+    def _pages(self, last: int = 0, end: int = 2**62) -> Iterator[Charge]:
+        """The charges numbered from ``last`` (exclusive) to ``end``."""
         while True:
             page = self.database.read(
-                f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq > ? ORDER BY seq LIMIT {PAGE}", (last,)
+                f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq > ? AND seq <= ? "
+                f"ORDER BY seq LIMIT {PAGE}",
+                (last, end),
             )
             if not page:
                 return

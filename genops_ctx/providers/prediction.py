@@ -14,6 +14,7 @@ from ..core.records import CostSource, Exactness, Line, LineKind, Usage
 from ..wire.answers import Problem
 from ..wire.flows import FlowDefinition, FlowKind
 from ..wire.readings import Gap, Reading
+from ..wire.shapes import label_of
 from ..wire.usage import StreamReader, read_failure, read_usage
 from .estimates import Texts, estimated_usages
 from .flows import Flow
@@ -73,11 +74,19 @@ class Prediction:
             prices,
             at,
             text if isinstance(text, str) else "",
+            (label_of(answer.get("chatId")), label_of(answer.get("chatMessageId"))),
         )
 
     def streamed(self, outcome: Outcome, reader: StreamReader, prices: Prices, at: float) -> Report:
         """The report of a stream, however it ended."""
-        return self._report(outcome, reader.finish, prices, at, reader.text)
+        told = (reader.chat_id, reader.chat_message_id)
+        return self._report(outcome, reader.finish, prices, at, reader.text, told)
+
+    def remembered(
+        self, outcome: Outcome, reading: Reading, answer: str, prices: Prices, at: float
+    ) -> Report:
+        """The report of a run that only Flowise's records tell of."""
+        return self._report(outcome, lambda: reading, prices, at, answer)
 
     def failed(
         self, outcome: Outcome, problem: Problem | None, executed: Reading | None, prices: Prices, at: float
@@ -96,11 +105,22 @@ class Prediction:
         return self._report(outcome, read, prices, at, "")
 
     def _report(
-        self, outcome: Outcome, read: Callable[[], Reading], prices: Prices, at: float, answer: str
+        self,
+        outcome: Outcome,
+        read: Callable[[], Reading],
+        prices: Prices,
+        at: float,
+        answer: str,
+        told: tuple[str, str] = ("", ""),
     ) -> Report:
-        """What was read, with estimates for the rest. A reading that fails never costs the answer."""
+        """What was read, with estimates for the rest. A reading that fails never costs the answer.
+
+        ``told`` are the ids of chat and message, as far as Flowise said them.
+        """
+        chat, message = told
         try:
-            return self._estimated(outcome, read(), prices, at, answer)
+            report = self._estimated(outcome, read(), prices, at, answer)
+            return replace(report, chat_id=chat or self.session, message_id=message)
         except Exception as error:
             log.error(
                 "metering of flow %r failed (%s); its cost is unknown", self.flow.name, type(error).__name__

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,16 @@ def test_nothing_was_ever_booked(command: Run) -> None:
     result = command("report", "--ledger", "sqlite:///never.sqlite3")
     assert result.exit_code == 0
     assert "Nothing is booked there." in result.output
+
+
+def test_the_share_that_was_governed_is_told_where_a_backfill_found_more(
+    command: Run, ledger: SQLiteLedger
+) -> None:
+    assert "governed" not in command("report", "--since", "2026-03-01").output
+    usage = Usage("openai", "small", input_tokens=1, output_tokens=1)
+    found = Line(LineKind.MODEL, 1_000_000_000, CostSource.BACKFILLED, Exactness.EXACT, usage)
+    ledger.append(replace(spend("e", 0, Exactness.EXACT, team="search"), lines=(found,)))
+    shown = command("report", "--since", "2026-03-01").output
+    assert "governed: $3.000000001 of $4.000000001 (75.0 %)" in shown
+    told = json.loads(command("report", "--since", "2026-03-01", "--format", "json").output)
+    assert (told["governed"], told["total"]["cost"]) == ("3.000000001", "4.000000001")

@@ -74,4 +74,6 @@ charges = st.builds(
     flags=st.lists(printable, max_size=2).map(tuple),
     trace_id=st.sampled_from(["", "0af7651916cd43dd8448eb211c80319c"]),
     adjustment_of=st.sampled_from(["", "", "op#1"]),
+    chat_id=st.sampled_from(["", "chat"]) | names,
+    message_id=st.sampled_from(["", "message"]) | names,
 )
