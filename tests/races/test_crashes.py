@@ -1,9 +1,9 @@
 """kill -9 at every step of admit and finish, then start again: no charge lost or doubled, accounts right.
 
-A worker process runs two calls on a SQLite store and ledger, and is killed before its n-th SQL
-statement, for every n there is: while it makes the files, reserves, books, settles and gives back,
-and inside and between transactions. The production code knows nothing of it: the worker counts what
-its connections are about to execute.
+A worker process runs two calls, and is killed at its n-th step, for every n there is: while it makes the
+files, reserves, books, settles and gives back, and inside and between transactions. A step is a SQL
+statement that is about to be executed, and a command to Redis before it is sent and after it was
+answered. The production code knows nothing of it: the worker counts what its connections do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,14 @@ from genops_ctx.core.ports import Quote
 from genops_ctx.core.records import CostSource, Exactness, Line, LineKind, Usage
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.stores.sqlite import SQLiteStore
+from tests.stores.redis_server import RedisServer
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
 ]
+
+ONE_FILE, TWO_FILES, REDIS = "one file", "two files", "redis"
 
 NOW = 1_795_000_000.0
 DEADLINE = 10.0
@@ -53,15 +56,31 @@ class NoPrices:
 
 @dataclass
 class Installation:
-    """Where store and ledger are: in one file, or in two."""
+    """Where store and ledger are: in one file, in two, or the store on a Redis."""
 
     folder: Path
-    one_file: bool
+    kind: str
+    url: str = ""
 
     def open(self) -> Books:
         store = self.folder / "store.sqlite3"
-        ledger = store if self.one_file else self.folder / "ledger.sqlite3"
-        return Books(SQLiteStore(store, clock="caller"), SQLiteLedger(ledger))
+        ledger = SQLiteLedger(store if self.kind == ONE_FILE else self.folder / "ledger.sqlite3")
+        if self.kind != REDIS:
+            return Books(SQLiteStore(store, clock="caller"), ledger)
+        from genops_ctx.stores.redis import RedisStore
+
+        namespace = str(self.folder)
+        return Books(RedisStore(self.url, namespace=namespace, command_timeout=5.0, clock="caller"), ledger)
+
+    def another(self, name: str) -> Installation:
+        folder = self.folder / name
+        folder.mkdir()
+        if self.kind == REDIS:
+            import redis
+
+            with redis.Redis.from_url(self.url) as client:
+                client.script_flush()  # so that each has to load them, too
+        return Installation(folder, self.kind, self.url)
 
     @property
     def sent(self) -> Path:
@@ -113,26 +132,51 @@ def work(installation: Installation) -> None:
     run(books, finish(unsent, Report(Outcome.NOT_SENT, NOW + 2), NoPrices(), None))
 
 
-def statements_of(installation: Installation, killed_before: int) -> int:
-    """Have a child do the work, killed before that statement; how many it executed if it lived."""
+@pytest.fixture(params=[ONE_FILE, TWO_FILES, REDIS])
+def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
+    """One that nobody has used yet."""
+    if request.param != REDIS:
+        yield Installation(tmp_path, request.param)
+        return
+    with RedisServer(tmp_path) as server:
+        yield Installation(tmp_path, REDIS, server.url)
+
+
+def count_redis_commands(counted: Callable[[], None]) -> None:
+    import redis
+
+    execute = redis.Redis.execute_command
+
+    def traced(client: Any, *args: Any, **named: Any) -> Any:
+        counted()
+        try:
+            return execute(client, *args, **named)
+        finally:
+            counted()
+
+    redis.Redis.execute_command = traced  # type: ignore[method-assign]
+
+
+def steps_of(installation: Installation, killed_at: int) -> int:
+    """Have a child do the work, killed at that step; how many it did if it lived."""
     count = installation.folder / "count"
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
-            return killed_before - 1
+            return killed_at - 1
         assert os.WEXITSTATUS(status) == 0, "the worker failed"
         return int(count.read_text())
     status = 1
     try:
-        executed = 0
+        steps = 0
         connect: Callable[..., sqlite3.Connection] = sqlite3.connect
 
-        def counted(statement: str) -> None:
-            nonlocal executed
-            executed += 1
-            if executed == killed_before:
+        def counted(statement: str = "") -> None:
+            nonlocal steps
+            steps += 1
+            if steps == killed_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def traced(*args: Any, **named: Any) -> sqlite3.Connection:
@@ -141,8 +185,10 @@ def statements_of(installation: Installation, killed_before: int) -> int:
             return connection
 
         sqlite3.connect = traced
+        if installation.kind == REDIS:
+            count_redis_commands(counted)
         work(installation)
-        count.write_text(str(executed))
+        count.write_text(str(steps))
         status = 0
     finally:
         os._exit(status)
@@ -193,22 +239,17 @@ def agree(books: Books, where: str) -> None:
     assert books.ledger.totals()[0].nanos == spent, where
 
 
-@pytest.mark.parametrize("one_file", [True, False], ids=["one file", "two files"])
-def test_killed_at_every_statement(tmp_path: Path, one_file: bool) -> None:
-    whole = Installation(tmp_path, one_file)
-    number = statements_of(whole, killed_before=0)
+def test_killed_at_every_step(whole: Installation) -> None:
+    number = steps_of(whole.another("whole"), killed_at=0)
     assert number > 40
-    check(whole, "not killed")
+    check(Installation(whole.folder / "whole", whole.kind, whole.url), "not killed")
     for point in range(1, number + 1):
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        killed = Installation(folder, one_file)
-        assert statements_of(killed, killed_before=point) == point - 1
-        check(killed, f"killed before statement {point} of {number}")
+        killed = whole.another(str(point))
+        assert steps_of(killed, killed_at=point) == point - 1
+        check(killed, f"killed at step {point} of {number}")
 
 
-@pytest.mark.parametrize("one_file", [True, False], ids=["one file", "two files"])
-def test_killed_again_while_starting_again(tmp_path: Path, one_file: bool) -> None:
+def test_killed_again_while_starting_again(whole: Installation) -> None:
     """The second start meets what the first had half made good."""
 
     def start_again(installation: Installation) -> None:
@@ -216,21 +257,19 @@ def test_killed_again_while_starting_again(tmp_path: Path, one_file: bool) -> No
         books.catch_up(NOW + 3)
         books.catch_up(EXPIRED)
 
-    number = statements_of(Installation(tmp_path, one_file), killed_before=0)
+    number = steps_of(whole.another("whole"), killed_at=0)
     for first in range(number // 2, number, 11):
         second = 0
         while True:
             second += 5
-            folder = tmp_path / f"{first}-{second}"
-            folder.mkdir()
-            installation = Installation(folder, one_file)
-            statements_of(installation, killed_before=first)
+            installation = whole.another(f"{first}-{second}")
+            steps_of(installation, killed_at=first)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(globals(), "work", start_again)
-                survived = statements_of(installation, killed_before=second)
+                survived = steps_of(installation, killed_at=second)
             books = installation.open()
             books.catch_up(EXPIRED + 1)
-            agree(books, f"killed before statement {first}, then {second}")
+            agree(books, f"killed at step {first}, then at {second}")
             paid = len(books.charges_of("paid"))
             assert paid == 1 if installation.sent.exists() else paid <= 1
             books.close()
