@@ -11,6 +11,7 @@ from ..core.accounts import Account, Control, Grant, Hold, Refusal, Reserve, Wro
 from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
 from . import redis_words as words
+from .redis_deadline import Deadline
 from .redis_line import Line
 from .redis_scripts import keys_of
 from .redis_session import Request, Session
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 RESTORE_SECONDS = 30.0
+HEALTH_SECONDS = 2.0
 T = TypeVar("T")
 
 
@@ -29,7 +31,8 @@ class RedisStore:
     """An :class:`~genops_ctx.core.ports.AccountStore` on Redis 6.2 or newer, by scripts.
 
     Its clock is the server's: of its callers' times only the distances count. ``command_timeout``
-    bounds what a call waits on an open connection, ``connect_timeout`` the making of one (seconds). Where
+    bounds what a call waits on an open connection, over all that it asks; ``connect_timeout`` bounds the
+    making of one (seconds). Where
     the server did not answer, the next calls are told so at once for a moment, instead of waiting
     too. What failed by the bound was not done, or is known by its id.
 
@@ -66,9 +69,12 @@ class RedisStore:
         self.keys = keys_of(namespace)
         self._timeout = command_timeout
         self._connect_timeout = connect_timeout
-        self.session = Session(command_timeout, generation=generation, callers_clock=clock == "caller")
+        self._deadline = Deadline()
+        self.session = Session(
+            command_timeout, self._deadline, generation=generation, callers_clock=clock == "caller"
+        )
         self._client: Any = None
-        self.line = Line(self._address.shown, command_timeout)
+        self._line = Line(self._address.shown, command_timeout)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -187,11 +193,10 @@ class RedisStore:
         arguments = words.restore_arguments(
             accounts, holds or {}, controls or {}, time.time() if now is None else now
         )
-        client = self.connect(RESTORE_SECONDS)
-        try:
-            return self._drive(self.session.restore(claim, anyway, closed, arguments), client)
-        finally:
-            client.close()
+        return self._bounded(
+            lambda client: self._drive(self.session.restore(claim, anyway, closed, arguments), client),
+            RESTORE_SECONDS,
+        )
 
     def check_health(self) -> RedisHealth:
         """How the server is set up; raises :class:`StoreError` where it does not answer."""
@@ -211,12 +216,12 @@ class RedisStore:
                 server.info(), settings, (generation or b"").decode(), (lost or b"").decode(), holds
             )
 
-        return self._bounded(look)
+        return self._bounded(look, HEALTH_SECONDS)
 
     # -- asking ---------------------------------------------------------------------------------
 
     def _ask(self, transition: words.Transition[T]) -> T:
-        self.line.check()
+        self._line.check()
         name, now, arguments, read = transition
         return read(
             self._bounded(lambda client: self._drive(self.session.ask(name, now, *arguments), client))
@@ -244,27 +249,26 @@ class RedisStore:
                 "EVAL", program.text, len(self.keys), *self.keys, *arguments
             )
 
-    def _bounded(self, use: Callable[[Any], T]) -> T:
-        """Use the client; whatever goes wrong there is a :class:`StoreError`."""
+    def _bounded(self, use: Callable[[Any], T], seconds: float | None = None) -> T:
+        """Use the client for so long at most; whatever goes wrong there is a :class:`StoreError`."""
         begun = time.monotonic()
+        self._deadline.begin(self._timeout if seconds is None else seconds)
         try:
             answer = use(self._client or self._connected())
         except Exception as error:
-            raise self.line.failed(error, begun) from None
-        self.line.answered()
+            raise self._line.failed(error, begun) from None
+        finally:
+            self._deadline.end()
+        self._line.answered()
         return answer
 
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = self.connect()
+                self._client = connect(
+                    self._address,
+                    self._deadline,
+                    connect_timeout=self._connect_timeout,
+                    command_timeout=self._timeout,
+                )
             return self._client
-
-    def connect(self, command_timeout: float | None = None, *, asynchronous: bool = False) -> Any:
-        """A new client of redis-py for this server."""
-        return connect(
-            self._address,
-            command_timeout=command_timeout or self._timeout,
-            connect_timeout=self._connect_timeout,
-            asynchronous=asynchronous,
-        )

@@ -1,7 +1,7 @@
-"""What one client remembers of a Redis store, and how it asks: the same for sync and async.
+"""What one client remembers of a Redis store, and how it asks.
 
-Each question is a generator that yields requests and is sent the replies, so that both kinds of
-client are thin loops. A session notices what a server by itself would not say: that it is another
+Each question is a generator that yields requests and is sent the replies, so that a client is a thin
+loop. A session notices what a server by itself would not say: that it is another
 data set than the one that was booked in, or an earlier state of it.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..core.errors import StoreDataLost, StoreError
+from .redis_deadline import Deadline
 from .redis_in_flight import InFlight
 from .redis_scripts import Script, script
 from .server_clock import ServerClock
@@ -20,7 +21,7 @@ from .tombstones import TOMBSTONE_SECONDS
 
 __all__ = ["Question", "Request", "Session"]
 
-STARTED_WITHIN = 0.8
+STARTED_WITHIN = 0.95
 """The part of the bound within which a script must start. It ends before the client stops waiting, so
 that nothing of which a client believes that it failed is done after all."""
 
@@ -45,11 +46,14 @@ Question: TypeAlias = Generator[Request, list[Any], list[Any]]
 class Session:
     """Generation, counter and clock of a store, as far as this client has seen them."""
 
-    def __init__(self, timeout: float, *, generation: str | None, callers_clock: bool) -> None:
+    def __init__(
+        self, timeout: float, bound: Deadline, *, generation: str | None, callers_clock: bool
+    ) -> None:
         self.generation = generation
         self.made_it = False
         """there was nothing, and this client has begun it"""
         self._timeout = timeout
+        self._bound = bound
         self._joined = False
         self._counter = 0
         self._clock = ServerClock()
@@ -60,7 +64,6 @@ class Session:
 
     def ask(self, name: str, now: float, *arguments: Argument) -> Question:
         """Run a transition; gives what it answers. Raises :class:`StoreError` and its kinds."""
-        asked = time.monotonic()
         if not self._joined:
             yield from self._join()
         program = script(name)
@@ -74,7 +77,8 @@ class Session:
             sent = time.monotonic()
             earliest = self._clock.at(sent)
             assert earliest is not None
-            deadline = earliest + self._timeout * STARTED_WITHIN
+            left = self._bound.remaining()
+            deadline = earliest + (self._timeout if left is None else left) * STARTED_WITHIN
             generation = self.generation or ""
             mode, witness = "1" if self._callers_clock else "0", self._still_remembered()
             head = (repr(deadline), generation, self._counter, repr(now), mode, witness)
@@ -94,7 +98,8 @@ class Session:
                 raise _lost(reply)
             if word == b"adopt":
                 self._adopt(reply)
-            if received - asked > self._timeout:
+            left = self._bound.remaining()
+            if left is not None and left <= 0:
                 raise StoreError(f"Redis had no time for it within {self._timeout:g} s; nothing was changed")
 
     def expect(self, generation: str, told: tuple[str, float] | None) -> None:

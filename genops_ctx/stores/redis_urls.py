@@ -1,4 +1,4 @@
-"""From a URL to a client of redis-py: one server, Sentinel or Cluster, plain or TLS, sync or async.
+"""From a URL to a client of redis-py: one server, Sentinel or Cluster, plain or TLS.
 
 ===========================  ==================================================
 ``redis://``                 ``redis://user:password@host:6379/0``
@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..core.errors import ConfigurationError
+from .redis_deadline import Deadline, bind
 
 __all__ = ["Address", "connect", "parse_address"]
 
@@ -91,51 +92,72 @@ def _node(text: str, port: int) -> tuple[str, int]:
     return parts.hostname, parts.port or port
 
 
-def connect(
-    address: Address, *, command_timeout: float, connect_timeout: float, asynchronous: bool = False
-) -> Any:
-    """A client that waits no longer than these seconds, and tries nothing twice.
+def connect(address: Address, deadline: Deadline, *, connect_timeout: float, command_timeout: float) -> Any:
+    """A client that keeps the deadline of its thread, and tries nothing twice.
 
-    Only Cluster clients connect at once. Raises :class:`ConfigurationError` where redis-py is missing
-    or does not know a parameter of the URL.
+    ``connect_timeout`` (seconds) bounds the making of a connection with its TLS, ``command_timeout``
+    what is told before it is used. Only Cluster clients connect at once. Raises
+    :class:`ConfigurationError` where redis-py is missing or does not know a parameter of the URL.
     """
     try:
         import redis
-        import redis.asyncio
+        import redis.sentinel
     except ImportError:
         raise ConfigurationError("a Redis store needs redis-py: pip install 'genops_ctx[redis]'") from None
     from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode, RedisCluster
+    from redis.retry import Retry
 
-    flavour: Any = redis.asyncio if asynchronous else redis
-    retry_of: Any = redis.asyncio.retry.Retry if asynchronous else redis.retry.Retry
     options: dict[str, Any] = {
-        "socket_timeout": command_timeout,
+        "socket_timeout": connect_timeout,  # of TLS; commands have the deadline
         "socket_connect_timeout": connect_timeout,
         "protocol": 2,
         # A script that is sent again may find itself done already: what failed is told, not repeated.
-        "retry": retry_of(NoBackoff(), 0),
+        "retry": Retry(NoBackoff(), 0),
     }
     try:
         if address.kind == "server":
-            client = flavour.Redis.from_url(address.url, **options)
+            client = redis.Redis.from_url(address.url, **options)
             # Made and dropped: it tells now of a parameter that there is not.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+            bind(client.connection_pool, deadline, connect_timeout, command_timeout)
             return client
         options |= address.options
         if address.kind == "sentinel":
             bounds = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
             password = options.pop("sentinel_password", None)
             guards = dict(bounds, password=password) if password else bounds
-            sentinels: Any = redis.asyncio.sentinel if asynchronous else redis.sentinel
-            return sentinels.Sentinel(address.nodes, sentinel_kwargs=guards, **options).master_for(
-                address.service
-            )
-        cluster: Any = redis.asyncio.cluster if asynchronous else redis.cluster
-        nodes = [cluster.ClusterNode(host, port) for host, port in address.nodes]
-        return cluster.RedisCluster(startup_nodes=nodes, **options)
+            of_redis: Any = redis.sentinel
+            sentinels = of_redis.Sentinel(address.nodes, sentinel_kwargs=guards, **options)
+            master = sentinels.master_for(address.service)
+            for client in (*sentinels.sentinels, master):
+                bind(client.connection_pool, deadline, connect_timeout, command_timeout)
+            return master
+        node: Any = ClusterNode
+        nodes = [node(host, port) for host, port in address.nodes]
+        with deadline.apart(connect_timeout):
+            cluster = RedisCluster(startup_nodes=nodes, **options)
+        _bind_nodes(cluster, deadline, connect_timeout, command_timeout)
+        return cluster
     except (TypeError, ValueError, AttributeError) as error:
         reason = type(error).__name__
         raise ConfigurationError(
             f"redis-py does not take a parameter of the URL of {address.shown} ({reason}); see its "
             "documentation of Redis.from_url"
         ) from None
+
+
+def _bind_nodes(cluster: Any, deadline: Deadline, connect_timeout: float, command_timeout: float) -> None:
+    """Of the nodes that a cluster has, and of those that it comes to have."""
+    manager = cluster.nodes_manager
+    make = manager.create_redis_node
+
+    def made(*args: Any, **named: Any) -> Any:
+        client = make(*args, **named)
+        bind(client.connection_pool, deadline, connect_timeout, command_timeout)
+        return client
+
+    manager.create_redis_node = made
+    for node in cluster.get_nodes():
+        if node.redis_connection is not None:
+            bind(node.redis_connection.connection_pool, deadline, connect_timeout, command_timeout)

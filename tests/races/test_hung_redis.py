@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from genops_ctx import metered_call
-from genops_ctx.core.errors import StoreUnavailable
+from genops_ctx.core.errors import StoreError, StoreUnavailable
 from genops_ctx.runtime import Runtime, reset_runtime
 from tests.stores.redis_server import RedisServer
+from tests.stores.slow_proxy import SlowProxy
 
 from .workers import CENT, account_of, runtime_of
 
@@ -63,3 +64,72 @@ def test_allow_lets_it_through_and_books_it_later(server: RedisServer) -> None:
     time.sleep(4 * BOUND)
     runtime.books.catch_up(time.time())
     assert account_of(runtime.books.store) == (CENT + 4_000_000, 0)
+
+
+# -- one deadline for a whole step ---------------------------------------------------------------
+
+
+def test_a_slow_network_costs_a_step_the_bound_once_however_often_it_asks(server: RedisServer) -> None:
+    """Joining, EVALSHA and EVAL would take 0.48 s; each alone keeps within the bound of 0.2 s."""
+    from genops_ctx.stores.redis import RedisStore
+
+    with SlowProxy(server.port, delay=0.16) as proxy:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", command_timeout=0.2)
+        runtime = runtime_of(store)
+        reset_runtime(runtime)
+        waits, ran = [], 0
+        for number in range(8):
+            begun = time.monotonic()
+            try:
+                with metered_call("flow", max_cost="0.01", idempotency_key=f"op{number}") as call:
+                    waits.append(time.monotonic() - begun)
+                    call.record_cost("0.01")
+                ran += 1
+            except StoreUnavailable:
+                waits.append(time.monotonic() - begun)
+                time.sleep(0.5)
+        assert max(waits) < 0.2 + SLACK, waits
+        assert 3 <= ran < 8, "the first ones join, and have the server know the scripts"
+        proxy.delay = 0.0
+        time.sleep(0.5)
+        runtime.books.catch_up(time.time())
+        # What was reserved and never heard of is given back, by its token: the names are the user's.
+        assert account_of(runtime.books.store) == (ran * CENT, 0)
+        store.close()
+
+
+def test_a_restart_that_forgot_the_scripts_is_within_the_same_bound(server: RedisServer) -> None:
+    runtime = governed_by(server, "block")
+    server.cli("SCRIPT", "FLUSH")
+    server.pause()
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable), metered_call("flow", max_cost="0.01"):
+        raise AssertionError("sent")
+    assert time.monotonic() - begun < BOUND + SLACK
+    server.resume()
+    time.sleep(4 * BOUND)
+    assert account_of(runtime.books.store) == (CENT, 0)
+
+
+def test_a_password_does_not_make_a_hung_server_dearer(tmp_path: Path) -> None:
+    """The connection is made anew, and its handshake meets the hung server."""
+    from genops_ctx.stores.redis import RedisStore
+
+    with RedisServer(tmp_path, "--requirepass", "secret") as server:
+        store = RedisStore(f"redis://:secret@127.0.0.1:{server.port}/3", command_timeout=BOUND)
+        assert store.accounts() == {}
+        store.close()
+        server.pause()
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            store.accounts()
+        assert time.monotonic() - begun < BOUND + SLACK
+
+
+def test_a_refused_connection_costs_next_to_nothing(server: RedisServer) -> None:
+    governed_by(server, "block")
+    server.kill()
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable), metered_call("flow", max_cost="0.01"):
+        raise AssertionError("sent")
+    assert time.monotonic() - begun < BOUND + SLACK
