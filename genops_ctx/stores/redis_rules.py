@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..core.breaker import MICROS
 from ..core.errors import ConfigurationError, StoreError
+from .redis_deadline import Deadline
 from .redis_line import Line
 from .redis_session import STARTED_WITHIN
 from .redis_urls import connect, parse_address
@@ -69,6 +70,7 @@ class RedisRules:
         self._connect_timeout = connect_timeout
         self._callers_clock = clock == "caller"
         self._clock = ServerClock()
+        self._deadline = Deadline()
         self.line = Line(self._address.shown, command_timeout)
         self._client: Any = None
         self._lock = threading.Lock()
@@ -119,14 +121,6 @@ class RedisRules:
         if client is not None:
             client.close()
 
-    def connect(self, command_timeout: float | None = None) -> Any:
-        """A new client of redis-py for this server."""
-        return connect(
-            self._address,
-            command_timeout=command_timeout or self.timeout,
-            connect_timeout=self._connect_timeout,
-        )
-
     def _run(self, client: Any, question: Question[Any]) -> list[Any]:
         asked = time.monotonic()
         program = rule_script(question.script)
@@ -164,11 +158,14 @@ class RedisRules:
     def _bounded(self, use: Callable[[Any], T]) -> T:
         """Use the client; whatever goes wrong there is a :class:`StoreError`."""
         begun = time.monotonic()
+        self._deadline.begin(self.timeout)
         try:
             answer = use(self._client or self._connected())
         except Exception as error:
             self._proven = float("-inf")
             raise self.line.failed(error, begun) from None
+        finally:
+            self._deadline.end()
         self.line.answered()
         self._proven = time.monotonic()
         return answer
@@ -176,5 +173,10 @@ class RedisRules:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = self.connect()
+                self._client = connect(
+                    self._address,
+                    self._deadline,
+                    connect_timeout=self._connect_timeout,
+                    command_timeout=self.timeout,
+                )
             return self._client
