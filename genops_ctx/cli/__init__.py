@@ -29,6 +29,8 @@ COMMANDS = {
     "init": ("init", "Write a configuration file for this project."),
     "report": ("report", "What was spent, by team, flow, model … and how exactly that is known."),
     "budgets": ("budgets", "List budgets; set, grant, reset, freeze, rebuild; try out alerts."),
+    "serve": ("serve", "Serve Flowise's API to clients with keys, budgets and prices of their own."),
+    "keys": ("keys", "Make, list, rotate and revoke the keys of the service's clients."),
     "prices": ("prices", "Show, set and update model prices."),
     "estimate": ("estimate", "Estimate a month's spend."),
 }

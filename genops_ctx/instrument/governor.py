@@ -70,8 +70,14 @@ class Governor(GenOpsFlowiseAdapter):
         runtime = get_runtime()
         return self._run(self._open(runtime, flow, fields), runtime)
 
-    async def open_async(self, flow: str, fields: dict[str, Any] | None) -> Opened:
-        """As :meth:`open`; a look-up is awaited, stores and ledgers are asked directly."""
+    async def open_async(
+        self, flow: str, fields: dict[str, Any] | None, *, must_exist: bool = False
+    ) -> Opened:
+        """As :meth:`open`; a look-up is awaited, stores and ledgers are asked directly.
+
+        With ``must_exist`` a flow that Flowise says it has not raises :class:`FlowiseNotFoundError`: a
+        streamed call of one is never answered.
+        """
         runtime = get_runtime()
 
         async def perform(effect: Any) -> object:
@@ -82,7 +88,7 @@ class Governor(GenOpsFlowiseAdapter):
                 )
             return runtime.perform(effect)
 
-        return await drive_async(self._open(runtime, flow, fields), perform)
+        return await drive_async(self._open(runtime, flow, fields, must_exist=must_exist), perform)
 
     def _open(
         self,
@@ -90,12 +96,14 @@ class Governor(GenOpsFlowiseAdapter):
         flow: str,
         fields: dict[str, Any] | None,
         instead_of: Flow | None = None,
+        *,
+        must_exist: bool = False,
     ) -> HttpStory[Opened]:
         asked = asked_of(fields, self.metering)
         named, definition = Flow(flow, flow), None
         if _is_uuid(flow):
             named = Flow(flow.lower(), flow)
-            definition = yield from self._definition(named, LOOK_UP, must_exist=False)
+            definition = yield from self._definition(named, LOOK_UP, must_exist=must_exist)
             if definition is not None and definition.name:
                 named = named._replace(name=definition.name)
         changed = None

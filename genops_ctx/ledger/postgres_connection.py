@@ -45,12 +45,17 @@ class PostgresConnections:
     """Lends connections to work; every failure is a :class:`StoreError` within the bounds above.
 
     A connection that failed is thrown away, so a restarted server is found again by the next call.
-    The tables are brought to their version by the first connection. A password stays in the URL, and
-    out of every message.
+    The tables of its part are brought to their version by the first connection. A password stays in the
+    URL, and out of every message.
     """
 
     def __init__(
-        self, url: str, migrations: Sequence[Migration], *, answer_seconds: float = ANSWER_SECONDS
+        self,
+        url: str,
+        migrations: Sequence[Migration],
+        *,
+        part: str = "ledger",
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         try:
             import psycopg
@@ -73,6 +78,7 @@ class PostgresConnections:
         )
         self._seconds = answer_seconds
         self._migrations = migrations
+        self._part = part
         self._ready = False
         self._begin()
 
@@ -166,14 +172,14 @@ class PostgresConnections:
 
     def _migrate(self, connection: Rows) -> None:
         known = len(self._migrations)
-        if _version(connection) != known:
+        if _version(connection, self._part) != known:
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                version = _version(connection)  # another process may have been first
+                version = _version(connection, self._part)  # another process may have been first
                 if version > known:
                     raise ConfigurationError(
-                        f"the ledger in {self.server} has version {version}, and this version of genops_ctx "
-                        f"knows {known} at most; update genops_ctx, or use another database"
+                        f"the {self._part} in {self.server} has version {version}, and this version of "
+                        f"genops_ctx knows {known} at most; update genops_ctx, or use another database"
                     )
                 if not version:
                     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
@@ -183,9 +189,9 @@ class PostgresConnections:
                 for migration in self._migrations[version:]:
                     migration(connection)
                 connection.execute(
-                    "INSERT INTO parts VALUES ('ledger', %s) "
+                    "INSERT INTO parts VALUES (%s, %s) "
                     "ON CONFLICT (name) DO UPDATE SET version = excluded.version",
-                    (known,),
+                    (self._part, known),
                 )
 
     def _failed(self, error: Exception) -> StoreError:
@@ -204,14 +210,14 @@ def _close(idle: list[Rows], process: int) -> None:
             idle.pop().close()
 
 
-def _version(connection: Rows) -> int:
+def _version(connection: Rows, part: str) -> int:
     # By the catalogue's rows: a session's cached "there is no such name" outlives another's making it.
     there = connection.execute(
         "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'parts'", (SCHEMA,)
     ).fetchone()
     if there is None:
         return 0
-    row = connection.execute(f"SELECT version FROM {SCHEMA}.parts WHERE name = 'ledger'").fetchone()
+    row = connection.execute(f"SELECT version FROM {SCHEMA}.parts WHERE name = %s", (part,)).fetchone()
     return int(row[0]) if row else 0
 
 

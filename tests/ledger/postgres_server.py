@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,11 +44,14 @@ def needed() -> Path:
 
 
 class PostgresServer:
-    """``with PostgresServer(folder) as server:``; it listens on 127.0.0.1 only, with a password."""
+    """``with PostgresServer() as server:``; it listens on 127.0.0.1 only, with a password.
 
-    def __init__(self, folder: Path) -> None:
+    Its folder is none of pytest's, which are open to their owner only: the server's user may be another.
+    """
+
+    def __init__(self) -> None:
         self.programs = needed()
-        self.folder = folder
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -58,18 +62,18 @@ class PostgresServer:
         if NOBODY_SPECIAL:
             shutil.chown(self.folder, NOBODY_SPECIAL)
             shutil.chown(secret, NOBODY_SPECIAL)
-            for above in self.folder.parents[:-2]:  # pytest keeps its folders to their owner
-                above.chmod(above.stat().st_mode | 0o011)
-        subprocess.run(
+        made = subprocess.run(
             [
                 *(self.programs / "initdb", "-D", data, "-U", "tests", "--pwfile", secret),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
             ],
-            check=True,
             capture_output=True,
+            text=True,
             user=NOBODY_SPECIAL,
             cwd=self.folder,
         )
+        if made.returncode:
+            raise RuntimeError(made.stderr[-2000:])
 
     def start(self) -> None:
         if not (self.folder / "data").exists():
@@ -145,3 +149,4 @@ class PostgresServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

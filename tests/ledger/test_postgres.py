@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,9 +45,9 @@ def ledger(url: str) -> Iterator[PostgresLedger]:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
+def own_server() -> Iterator[PostgresServer]:
     """One that the test may pause and stop."""
-    with PostgresServer(tmp_path) as server:
+    with PostgresServer() as server:
         yield server
 
 

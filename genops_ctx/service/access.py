@@ -1,0 +1,69 @@
+"""Who is calling: from the key that comes with a request to the client that it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from ..core.attribution import check_attribution
+from ..core.errors import ConfigurationError
+from .keys import ClientKey, KeyStore, is_valid, key_id_of
+
+__all__ = ["CALLERS_KEYS", "Access", "attribution_of", "secret_of"]
+
+REMEMBERED_SECONDS = 5.0
+"""How long a key is used without asking the store again: a revoked one may go on for as long."""
+REMEMBERED = 10_000
+
+CALLERS_KEYS = ("user_id", "session_id", "feature")
+"""Attribution that a caller may say itself, by a header ``X-GenOps-User-Id`` …, where its key does not."""
+
+
+class Access:
+    """Knows the keys of a :class:`KeyStore`; many requests of one client ask the store once."""
+
+    def __init__(self, store: KeyStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, ClientKey | None]] = OrderedDict()
+
+    async def client_of(self, secret: str | None) -> ClientKey | None:
+        """The client that a secret belongs to; None for none that is good.
+
+        Raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer.
+        """
+        key_id = key_id_of(secret) if secret else None
+        if secret is None or key_id is None:
+            return None
+        at, key = self._known.get(key_id, (0.0, None))
+        now = time.monotonic()
+        if not at or now - at > REMEMBERED_SECONDS:
+            key = await asyncio.to_thread(self._store.find, key_id)
+            self._known[key_id] = (now, key)
+            self._known.move_to_end(key_id)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return key if is_valid(key, secret, self._clock()) else None
+
+    def forget(self) -> None:
+        """Ask the store anew; after a key was changed here."""
+        self._known.clear()
+
+
+def secret_of(headers: Mapping[str, str], path_key: str = "") -> str | None:
+    """The key of a request: a bearer token, ``X-API-Key``, or the one in the path that a widget uses."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key", "").strip() or path_key or None
+
+
+def attribution_of(key: ClientKey, headers: Mapping[str, str]) -> dict[str, str]:
+    """What a call of this client belongs to. Raises :class:`ConfigurationError` for a bad header."""
+    said = {name: headers.get(f"x-genops-{name.replace('_', '-')}", "").strip() for name in CALLERS_KEYS}
+    for name, value in said.items():
+        if len(value) > 200:
+            raise ConfigurationError(f"the header of {name} is longer than 200 characters")
+    return {**check_attribution({k: v for k, v in said.items() if v}), **key.attribution}

@@ -1,0 +1,117 @@
+"""The application: routes, and what begins and ends with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from .._version import __version__
+from ..instrument.governor import Governor
+from ..runtime import get_runtime
+from ..settings import load_settings
+from .access import Access
+from .gateway import Bounds, Gateway
+from .health import Checks, report_of
+from .key_store import open_keys
+from .keys import KeyStore
+from .origins import OriginsMiddleware
+
+__all__ = ["create_app"]
+
+log = logging.getLogger("genops_ctx")
+
+DRAIN_SECONDS = 110.0
+"""How long a worker that is told to stop waits for the calls in flight: Flowise may take 103 s."""
+
+
+def create_app(
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    keys: KeyStore | str | None = None,
+    bounds: Bounds | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The service as an ASGI application; what is not given comes from the settings.
+
+    Args:
+        base_url, api_key: of the one Flowise that requests go to.
+        keys: where the keys of its clients are, as a URL or a store; beside the ledger unless given.
+        bounds: what a request may take.
+        drain_seconds: how long a worker that stops waits for its calls in flight.
+        clock: epoch seconds, for the keys' expiry.
+
+    Raises:
+        ConfigurationError: a bad setting.
+    """
+    settings = load_settings()
+    governor = Governor(base_url or settings.base_url, api_key or settings.api_key)
+    store = open_keys(keys or settings.ledger) if keys is None or isinstance(keys, str) else keys
+    access = Access(store, clock)
+    gateway = Gateway(governor, access, bounds)
+    checks = Checks(gateway)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        runtime = get_runtime()
+        log.info("[Worker:%d] serving %s", os.getpid(), governor.base_url)
+        try:
+            yield
+        finally:
+            runtime.in_flight.close()
+            await asyncio.to_thread(runtime.in_flight.wait, drain_seconds)
+            await gateway.close()
+            await asyncio.to_thread(runtime.tidy)
+            store.close()
+            log.info("[Worker:%d] stopped", os.getpid())
+
+    app = FastAPI(
+        title="genops_ctx",
+        version=__version__,
+        summary="An owner, a limit and an exact price on every Flowise prediction.",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(OriginsMiddleware, access=access)
+
+    async def pass_on(request: Request) -> Response:
+        raw = request.scope["path"].partition("/api/v1/")[2]
+        return await gateway.answer(request, raw, request.path_params.get("key", ""))
+
+    methods = ["GET", "POST", "PUT"]
+    app.add_route("/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
+    # The embed widget has an address to set and no header: its key is part of the address.
+    app.add_route("/k/{key}/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
+
+    @app.get("/health", summary="How the service is, with reasons; 503 only where calls cannot be answered")
+    async def health() -> JSONResponse:
+        report = report_of(
+            await checks.found(), checks.uptime_seconds, draining=get_runtime().in_flight.closed
+        )
+        return JSONResponse(report, 503 if report["status"] == "unhealthy" else 200)
+
+    @app.get("/health/live", summary="Whether the worker is alive; asks nobody")
+    async def live() -> dict[str, Any]:
+        return {"status": "alive", "worker_id": os.getpid()}
+
+    @app.get("/health/ready", summary="Whether calls can be sent here")
+    @app.get("/ready", include_in_schema=False)
+    async def ready() -> JSONResponse:
+        report = report_of(
+            await checks.found(), checks.uptime_seconds, draining=get_runtime().in_flight.closed
+        )
+        able = report["flowise_connected"] and not get_runtime().in_flight.closed
+        body = {"status": "ready" if able else "not ready", "reasons": report["reasons"]}
+        return JSONResponse(body, 200 if able else 503)
+
+    return app

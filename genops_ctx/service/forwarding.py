@@ -1,0 +1,133 @@
+"""What passes between a client and Flowise, and what does not: paths, and headers in both directions.
+
+Only what Flowise's public clients call is passed on, and only to the one Flowise of the settings: neither
+a path nor a header can lead a request anywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+from urllib.parse import unquote
+
+__all__ = ["Forwarded", "forwarded_path", "request_headers", "response_headers"]
+
+_ID = r"(?P<flow>[0-9A-Za-z][0-9A-Za-z_-]{0,63})"
+_PART = r"[0-9A-Za-z][0-9A-Za-z._@:-]{0,199}"
+
+
+class Forwarded(NamedTuple):
+    """A path below ``/api/v1/`` that is passed on."""
+
+    kind: str
+    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing"""
+    path: str
+    flow: str
+    """the id that is in it, empty where there is none"""
+
+
+# What the widget, the official SDKs and curl users of a flow call. Reading or deleting stored messages is
+# not among them: with Flowise's own key those are everybody's.
+_PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
+    (kind, method, re.compile(pattern + r"\Z"))
+    for kind, method, pattern in (
+        ("prediction", "POST", rf"prediction/{_ID}"),
+        ("upsert", "POST", rf"vector/upsert/{_ID}"),
+        ("other", "GET", rf"chatflows-streaming/{_ID}"),
+        ("other", "GET", rf"public-chatbotConfig/{_ID}"),
+        ("other", "GET", rf"public-chatflows/{_ID}"),
+        ("other", "POST", rf"feedback/{_ID}"),
+        ("other", "PUT", rf"feedback/{_PART}"),
+        ("other", "GET", rf"leads/{_ID}"),
+        ("other", "POST", r"leads"),
+        ("other", "POST", rf"attachments/{_ID}/{_PART}"),
+        ("other", "PUT", rf"chatmessage/abort/{_ID}/{_PART}"),
+        ("other", "GET", r"ping"),
+        ("other", "GET", r"version"),
+    )
+)
+
+
+def forwarded_path(method: str, raw: str) -> Forwarded | None:
+    """What a request below ``/api/v1/`` is, by its path as it came; None for what is not passed on."""
+    path = unquote(raw)
+    if path != raw or "//" in path or ".." in path or "\\" in path:
+        return None  # nothing of Flowise's needs quoting, and quoted tricks are read differently by each
+    for kind, allowed, pattern in _PASSED:
+        found = pattern.match(path) if method == allowed else None
+        if found is not None:
+            return Forwarded(kind, path, found.groupdict().get("flow") or "")
+    return None
+
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_SENT = _HOP_BY_HOP | frozenset(
+    {
+        "host",
+        "content-length",
+        "authorization",
+        "cookie",
+        "accept-encoding",
+        "origin",
+        "referer",
+        "forwarded",
+        "x-real-ip",
+        "expect",
+    }
+)
+_NOT_ANSWERED = _HOP_BY_HOP | frozenset(
+    {
+        "content-length",
+        "set-cookie",
+        "server",
+        "date",
+        "x-powered-by",
+        "strict-transport-security",
+        "alt-svc",
+    }
+)
+
+
+def request_headers(given: Iterable[tuple[str, str]], api_key: str | None) -> dict[str, str]:
+    """What Flowise gets: the client's headers without its credentials and this hop's, and Flowise's key."""
+    pairs = [(name.lower(), value) for name, value in given]
+    dropped = _NOT_SENT | _named_by_connection(pairs)
+    headers = {
+        name: value
+        for name, value in pairs
+        if name not in dropped
+        and not name.startswith(("x-forwarded-", "x-genops-", "sec-", "x-request-from"))
+    }
+    headers["accept-encoding"] = "identity"
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers
+
+
+def response_headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What the client gets of Flowise's headers. Whose page may read the answer is this service's to say."""
+    items = given.items() if isinstance(given, Mapping) else given
+    pairs = [(name.lower(), value) for name, value in items]
+    dropped = _NOT_ANSWERED | _named_by_connection(pairs)
+    return {
+        name: value for name, value in pairs if name not in dropped and not name.startswith("access-control-")
+    }
+
+
+def _named_by_connection(pairs: list[tuple[str, str]]) -> set[str]:
+    return {
+        name.strip().lower() for header, value in pairs if header == "connection" for name in value.split(",")
+    }

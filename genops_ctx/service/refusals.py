@@ -1,0 +1,145 @@
+"""How the service says no: to programs what it was and when to try again, to people nothing internal.
+
+The body has the shape of Flowise's own errors, so that clients of Flowise show its message; what a program
+needs is under ``error``. Where the client asked for a stream, it is told by an ``error`` event.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..core.errors import (
+    AlreadyCompleted,
+    BudgetExceeded,
+    CallRefused,
+    CircuitOpen,
+    ConfigurationError,
+    GovernanceError,
+    OperationInProgress,
+    PolicyViolation,
+    PriceUnknown,
+    RateLimitExceeded,
+    ShuttingDown,
+    StoreError,
+    StoreUnavailable,
+)
+
+__all__ = ["Refusal", "refusal_of"]
+
+
+_BUSY = "The service is busy. Please try again in a moment."
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is none. ``message`` is for end users."""
+
+    status: int
+    code: str
+    message: str
+    details: dict[str, Any]
+    retry_after: float | None = None
+    """seconds"""
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "statusCode": self.status,
+            "success": False,
+            "message": self.message,
+            "stack": {},
+            "error": {"code": self.code, **self.details},
+        }
+
+    def headers(self) -> dict[str, str]:
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+    def events(self) -> bytes:
+        """As Flowise tells an error in a stream."""
+        events = ({"event": "error", "data": self.message}, {"event": "end", "data": "[DONE]"})
+        return "".join(
+            f"message:\ndata:{json.dumps(event, ensure_ascii=False)}\n\n" for event in events
+        ).encode()
+
+
+def refusal_of(error: GovernanceError, now: float) -> Refusal:
+    """What a client is told of an error that kept its call from being sent."""
+    for kind, make in _KINDS:
+        if isinstance(error, kind):
+            refusal: Refusal = make(error, now)
+            return refusal
+    return Refusal(500, "internal", "Something went wrong on our side. Please try again later.", {})
+
+
+def _budget(error: Any, now: float) -> Refusal:
+    resets_at = error.resets_at
+    at = resets_at.timestamp() if isinstance(resets_at, datetime) else resets_at
+    details = {
+        "budget": error.budget,
+        "resets_at": None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
+    }
+    when = "" if at is None else f" Please try again after {details['resets_at']}."
+    return Refusal(
+        402,
+        "budget_exceeded",
+        f"The budget for this service is used up.{when}",
+        details,
+        None if at is None else max(at - now, 1.0),
+    )
+
+
+def _policy(error: Any, now: float) -> Refusal:
+    return Refusal(
+        403, "policy", "This request is not allowed here.", {"policy": getattr(error, "policy", "")}
+    )
+
+
+def _price(error: Any, now: float) -> Refusal:
+    return Refusal(403, "price_unknown", "This request is not allowed here.", {})
+
+
+def _running(error: Any, now: float) -> Refusal:
+    return Refusal(409, "in_progress", "This request is being answered already.", {}, 1.0)
+
+
+def _completed(error: Any, now: float) -> Refusal:
+    return Refusal(409, "already_completed", "This request was answered before.", {})
+
+
+def _rate(error: Any, now: float) -> Refusal:
+    message = "Too many requests. Please try again in a moment."
+    return Refusal(429, "rate_limited", message, {"limit": error.limit}, error.retry_after)
+
+
+def _busy(error: Any, now: float) -> Refusal:
+    wait = getattr(error, "retry_after", None)
+    return Refusal(503, "unavailable", _BUSY, {}, 1.0 if wait is None else wait)
+
+
+def _refused(error: Any, now: float) -> Refusal:
+    return Refusal(403, "refused", "This request is not allowed here.", {})
+
+
+def _misuse(error: Any, now: float) -> Refusal:
+    return Refusal(400, "bad_request", "The request is not understood.", {})
+
+
+_KINDS: tuple[tuple[type[GovernanceError], Any], ...] = (
+    (BudgetExceeded, _budget),
+    (PolicyViolation, _policy),
+    (PriceUnknown, _price),
+    (OperationInProgress, _running),
+    (AlreadyCompleted, _completed),
+    (RateLimitExceeded, _rate),
+    (CircuitOpen, _busy),
+    (ShuttingDown, _busy),
+    (StoreUnavailable, _busy),
+    (StoreError, _busy),
+    (CallRefused, _refused),
+    (ConfigurationError, _misuse),
+)
