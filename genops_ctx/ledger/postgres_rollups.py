@@ -92,10 +92,13 @@ _OF_LINES = {
     "source": "coalesce(source, '')",
     "exactness": "coalesce(exactness, 'exact')",
 }
+_SIGN = "CASE kind WHEN 'reversal' THEN -1 ELSE 1 END"
 _SUMS_OF_LINES = (
     "sum(coalesce(nanos, 0)), "
-    "count(*) FILTER (WHERE coalesce(position, 0) = 0 AND adjustment_of = ''), count(charge), "
-    "count(charge) FILTER (WHERE nanos IS NULL), "
-    "sum(coalesce(input_tokens, 0)), sum(coalesce(output_tokens, 0)), sum(coalesce(cache_read_tokens, 0)), "
-    "sum(coalesce(cache_write_tokens, 0) + coalesce(cache_write_1h_tokens, 0))"
+    "count(*) FILTER (WHERE coalesce(position, 0) = 0 AND adjustment_of = ''), "
+    f"coalesce(sum({_SIGN}) FILTER (WHERE charge IS NOT NULL), 0), "
+    f"coalesce(sum({_SIGN}) FILTER (WHERE charge IS NOT NULL AND nanos IS NULL), 0), "
+    f"sum(coalesce(input_tokens, 0) * {_SIGN}), sum(coalesce(output_tokens, 0) * {_SIGN}), "
+    f"sum(coalesce(cache_read_tokens, 0) * {_SIGN}), "
+    f"sum((coalesce(cache_write_tokens, 0) + coalesce(cache_write_1h_tokens, 0)) * {_SIGN})"
 )

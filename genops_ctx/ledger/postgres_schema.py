@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,10 +137,11 @@ _MARK = "\x01"
 def storable(value: Any) -> Any:
     """As PostgreSQL can hold it: text has neither NUL nor halves of surrogate pairs there.
 
-    Such text (out of a broken answer) is kept as a mark and its JSON; :func:`plain` undoes it.
+    Such text (out of a broken answer) is kept as a mark and its escapes; :func:`plain` undoes it.
     """
     if isinstance(value, str) and (value.startswith(_MARK) or "\x00" in value or not _unicode(value)):
-        return _MARK + json.dumps(value)
+        # Not JSON: two halves side by side would come back as one character.
+        return _MARK + value.encode("unicode_escape").decode("ascii")
     return value
 
 
@@ -156,5 +156,5 @@ def _unicode(value: str) -> bool:
 def plain(value: Any) -> Any:
     """Undo :func:`storable`."""
     if isinstance(value, str) and value.startswith(_MARK):
-        return json.loads(value[1:])
+        return value[1:].encode("ascii").decode("unicode_escape")
     return value

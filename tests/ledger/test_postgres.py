@@ -297,3 +297,13 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/genops") as caught:
         nowhere.append(charge(line(1)))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800\udc00", "\x00", "\x01", "\x01\\u0041", "a\\n\x00\n", "\U0001f600\ud83d"]
+)
+def test_text_that_postgres_has_no_room_for(ledger: PostgresLedger, text: str) -> None:
+    odd = charge(line(1, model=text or "x"), operation=text)
+    ledger.append(odd)
+    assert list(ledger.charges(text)) == [odd]
+    assert [total.key for total in ledger.totals(by="model")] == [(text,)]
