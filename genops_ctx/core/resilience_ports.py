@@ -142,7 +142,7 @@ class ResilienceStore(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """It answered when last asked; never True without a proof."""
+        """It answers now: it is asked, within its bound."""
         ...
 
     def close(self) -> None: ...

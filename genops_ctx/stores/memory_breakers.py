@@ -59,6 +59,11 @@ class MemoryBreakers:
             circuit = self._circuits[name] = rule_of.reset(before, round(now * MICROS))
             return circuit
 
+    def adopt(self, name: str, circuit: Circuit) -> None:
+        """Go on from what another store had."""
+        with self._lock:
+            self._circuits[name] = circuit
+
     def force_open(self, name: str, now: float) -> Circuit:
         with self._lock:
             before = self._circuits.get(name, NEW_CIRCUIT)

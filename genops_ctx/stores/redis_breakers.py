@@ -39,14 +39,20 @@ class RedisBreakers:
         permit: str | None = None,
         life: float | None = None,
     ) -> Permit | Denied:
-        mine = permit or permit_id()
+        return self.decide(name, rule, now, permit or permit_id(), life)[0]
+
+    def decide(
+        self, name: str, rule: BreakerRule, now: float, mine: str, life: float | None
+    ) -> tuple[Permit | Denied, CircuitState]:
+        """The decision on a permit of this id, and the state that the circuit is in after it."""
         void_after = round((rule.probe_timeout if life is None else life) * MICROS)
 
-        def read(answer: list[Any]) -> Permit | Denied:
-            word, state, version, wait = answer
+        def read(answer: list[Any]) -> tuple[Permit | Denied, CircuitState]:
+            word, text, version, wait = answer
+            state = CircuitState(text.decode())
             if word == b"permit":
-                return Permit(mine, version)
-            return Denied(CircuitState(state.decode()), version, None if wait < 0 else wait / MICROS)
+                return Permit(mine, version), state
+            return Denied(state, version, None if wait < 0 else wait / MICROS), state
 
         more = (rule.recovery_micros, rule.probes, mine, void_after)
         return self.rules.ask(

@@ -20,8 +20,6 @@ __all__ = ["Question", "RedisRules"]
 
 T = TypeVar("T")
 Argument: TypeAlias = str | int | float | bytes
-PROVEN_FOR = 1.0
-"""Seconds for which an answer proves that the server is there."""
 
 
 class Question(NamedTuple, Generic[T]):
@@ -74,7 +72,6 @@ class RedisRules:
         self.line = Line(self._address.shown, command_timeout)
         self._client: Any = None
         self._lock = threading.Lock()
-        self._proven = float("-inf")
 
     def __repr__(self) -> str:
         return f"RedisRules({self._address.shown!r})"
@@ -100,9 +97,7 @@ class RedisRules:
 
     @property
     def healthy(self) -> bool:
-        """It answered within the last second, or does now."""
-        if time.monotonic() - self._proven < PROVEN_FOR:
-            return True
+        """It answers now: it is asked."""
         try:
             self.ping()
         except StoreError:
@@ -162,12 +157,10 @@ class RedisRules:
         try:
             answer = use(self._client or self._connected())
         except Exception as error:
-            self._proven = float("-inf")
             raise self.line.failed(error, begun) from None
         finally:
             self._deadline.end()
         self.line.answered()
-        self._proven = time.monotonic()
         return answer
 
     def _connected(self) -> Any:

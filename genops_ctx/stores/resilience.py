@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import sqlite_path, unknown_scheme
 from .memory_breakers import MemoryBreakers
@@ -39,8 +39,13 @@ class MemoryResilience:
         """Nothing to close."""
 
 
-def open_resilience(url: str) -> ResilienceStore:
+def open_resilience(url: str, *, away: str = "local", **options: Any) -> ResilienceStore:
     """The breakers, limits and cache of a store's URL; nothing is connected to yet.
+
+    Args:
+        away: what is done while Redis does not answer: ``local`` goes by the same rules in this
+            process alone, ``refuse`` raises :class:`~genops_ctx.core.errors.StoreError`.
+        options: of :class:`~genops_ctx.stores.redis_rules.RedisRules`.
 
     Raises :class:`ConfigurationError` as :func:`genops_ctx.stores.open_store` does.
     """
@@ -49,10 +54,10 @@ def open_resilience(url: str) -> ResilienceStore:
     if separator and scheme in ("memory", "default") and rest in ("", "/"):
         return MemoryResilience()
     if separator and scheme.partition("+")[0] in ("redis", "rediss", "unix"):
-        from .redis_resilience import RedisResilience
         from .redis_rules import RedisRules
+        from .shared_resilience import SharedResilience
 
-        return RedisResilience(RedisRules(url.strip()))
+        return SharedResilience(RedisRules(url.strip(), **options), away=away)
     if scheme == "sqlite" and separator:
         from .sqlite_resilience import SQLiteResilience
 

@@ -206,7 +206,7 @@ def test_the_scheme_of_a_url_says_which_store(tmp_path: Path) -> None:
     beside = open_resilience(f"sqlite:///{tmp_path / 'store.db'}")
     assert isinstance(beside, SQLiteResilience)
     assert beside.database.path == tmp_path / "store.db.resilience"
-    assert type(open_resilience("redis://localhost:1/0")).__name__ == "RedisResilience"
+    assert type(open_resilience("redis://localhost:1/0")).__name__ == "SharedResilience"
     for wrong in ("postgres://x", "nothing", "sqlite://x", "redis://"):
         with pytest.raises(ConfigurationError):
             open_resilience(wrong)
