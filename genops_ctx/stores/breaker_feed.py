@@ -109,7 +109,7 @@ class BreakerFeed:
             pause = min(2 * pause, TRY_AGAIN[1])
 
     def _listen(self, stop: threading.Event) -> None:
-        client = self._rules.connect(SILENT_FOR)
+        client = self._rules.connect()
         try:
             listener = client.pubsub()
             try:

@@ -116,6 +116,15 @@ class RedisRules:
         if client is not None:
             client.close()
 
+    def connect(self) -> Any:
+        """A new client of redis-py for this server; it has a deadline only where this asks by it."""
+        return connect(
+            self._address,
+            self._deadline,
+            connect_timeout=self._connect_timeout,
+            command_timeout=self.timeout,
+        )
+
     def _run(self, client: Any, question: Question[Any]) -> list[Any]:
         asked = time.monotonic()
         program = rule_script(question.script)
@@ -126,7 +135,8 @@ class RedisRules:
             sent = time.monotonic()
             earliest = self._clock.at(sent)
             assert earliest is not None
-            deadline = round((earliest + self.timeout * STARTED_WITHIN) * MICROS)
+            left = self._deadline.remaining() or 0.0
+            deadline = round((earliest + left * STARTED_WITHIN) * MICROS)
             rest = (len(question.keys), *question.keys, deadline, given, *question.arguments)
             reply = self._execute(client, program, rest)
             received = time.monotonic()
@@ -166,10 +176,5 @@ class RedisRules:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = connect(
-                    self._address,
-                    self._deadline,
-                    connect_timeout=self._connect_timeout,
-                    command_timeout=self.timeout,
-                )
+                self._client = self.connect()
             return self._client
