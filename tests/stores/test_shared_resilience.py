@@ -36,7 +36,7 @@ NewPeer = Callable[..., SharedResilience]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path, "--appendonly", "yes") as started:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as started:
         yield started
 
 
