@@ -117,7 +117,7 @@ class SharedBreakers:
 
     def _by_view(self, name: str, rule: BreakerRule, permit: str, now: float) -> Permit | Denied | None:
         """A decision that needs no question."""
-        if not self.feed.live:
+        if self._reach.is_away or not self.feed.live:
             return None
         view = self._views.get(name)
         if view is None or time.monotonic() - view.learned > VIEW_SECONDS:
