@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .core.accounts import Refusal, Reserve, WrongWindow
@@ -29,6 +30,7 @@ from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
 from .core.records import Charge, Exactness
 from .generations import Generations
+from .handoff import HandOff, is_remote
 from .ledger import open_ledger
 from .stores import open_store
 
@@ -61,6 +63,7 @@ class Books:
         self.ledger = ledger
         self._generations = Generations(store, ledger)
         self._recovery = recovery
+        self.hand_off = HandOff(store, ledger)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float, str]] = deque()
@@ -98,6 +101,9 @@ class Books:
 
     def release(self, hold: str, now: float, token: str = "") -> None:
         """Give a reservation back, now or as soon as the store answers."""
+        self.hand_off.run(partial(self._release_or_keep, hold, now, token))
+
+    def _release_or_keep(self, hold: str, now: float, token: str) -> None:
         try:
             self._release(hold, now, token)
         except Exception as error:
@@ -106,7 +112,17 @@ class Books:
                 self._releases.append((hold, now, token))
 
     def book(self, charge: Charge, settles: bool) -> None:
-        """Write the charge down, then settle its reservation where it has one."""
+        """Write the charge down, then settle its reservation where it has one.
+
+        An event loop waits for no server: there the charge is settled by a thread, and written down by it
+        too where the ledger is on a server.
+        """
+        if self.hand_off.needed and is_remote(self.ledger):
+            self.hand_off.run(partial(self._book, charge, settles))
+        else:
+            self._book(charge, settles)
+
+    def _book(self, charge: Charge, settles: bool) -> None:
         completed = charge.outcome == Outcome.COMPLETED
         together = self._book_together if settles else None
         try:
@@ -124,12 +140,18 @@ class Books:
             if fresh is False:
                 self._correct(charge)
             elif settles and together is None:
-                self._settle(charge, charge.nanos)
-                self._mark_settled([charge])
+                self.hand_off.run(partial(self._settle_booked, charge))
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
-            if fresh is False:  # nothing in the ledger says that there is something to correct
-                self._keep(charge, settled=False)
+            # Nothing in the ledger says that there is something to correct.
+            self._keep(charge, settled=False)
+
+    def _settle_booked(self, charge: Charge) -> None:
+        try:
+            self._settle(charge, charge.nanos)
+            self._mark_settled([charge])
+        except Exception as error:
+            log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
 
     def _settle_without_ledger(self, charge: Charge) -> None:
         """Budgets must hold without the ledger too. Once that answers the charge is settled again."""
@@ -366,6 +388,7 @@ class Books:
 
     def close(self) -> None:
         """Write down what can still be written, and close both."""
+        self.hand_off.close()
         self._until = math.inf
         try:
             self._write_down()

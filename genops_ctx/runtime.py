@@ -151,7 +151,7 @@ class Runtime:
         """
         now = self.clock()
         if self._reap_is_due(now) or not self.abandoned.empty():
-            self.tidy()
+            self.books.hand_off.run(self.tidy)
         merged = {**self.settings.attribution, **defaults} if defaults else self.settings.attribution.copy()
         if context is not None:
             merged.update(context.inherited)

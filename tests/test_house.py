@@ -30,6 +30,7 @@ FLOORS = {
     "abandoned": 2,
     "books": 2,
     "generations": 2,
+    "handoff": 2,
     "recovery": 2,
     "controls": 2,
     "corrections": 2,

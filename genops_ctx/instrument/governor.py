@@ -73,7 +73,7 @@ class Governor(GenOpsFlowiseAdapter):
     async def open_async(
         self, flow: str, fields: dict[str, Any] | None, *, must_exist: bool = False
     ) -> Opened:
-        """As :meth:`open`; a look-up is awaited, stores and ledgers are asked directly.
+        """As :meth:`open`; a look-up is awaited, and so are stores and ledgers on servers.
 
         With ``must_exist`` a flow that Flowise says it has not raises :class:`FlowiseNotFoundError`: a
         streamed call of one is never answered.
@@ -86,7 +86,7 @@ class Governor(GenOpsFlowiseAdapter):
                 return await _in_thread(
                     partial(link.get_json, effect.method, effect.path, effect.limits, what=effect.what)
                 )
-            return runtime.perform(effect)
+            return await runtime.books.hand_off.perform(effect, runtime.perform)
 
         return await drive_async(self._open(runtime, flow, fields, must_exist=must_exist), perform)
 

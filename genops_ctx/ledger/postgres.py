@@ -66,6 +66,9 @@ class PostgresLedger:
     newer version made.
     """
 
+    remote = True
+    """asking it waits for a network"""
+
     def __init__(self, url: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._server = PostgresConnections(url, MIGRATIONS, answer_seconds=answer_seconds)
         self._series: dict[Series, int] = {}

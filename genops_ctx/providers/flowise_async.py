@@ -255,8 +255,8 @@ class AsyncFlowiseAdapter(PredictingClient):
                 return await self._link().get_json(
                     effect.method, effect.path, effect.limits, what=effect.what, params=effect.params
                 )
-            # Stores and ledgers are asked directly: nothing can be cancelled half-way.
-            return running.perform(effect)
+            # Files are asked directly, servers by threads: nothing can be cancelled half-way.
+            return await running.books.hand_off.perform(effect, running.perform)
 
         def left(unfinished: HttpStory[T]) -> None:
             running.abandoned.watch()

@@ -49,6 +49,9 @@ class RedisStore:
         ConfigurationError: a bad URL or namespace.
     """
 
+    remote = True
+    """asking it waits for a network"""
+
     def __init__(
         self,
         url: str,

@@ -74,27 +74,26 @@ class _Bounded:
 
     def send_packed_command(self, *args: Any, **named: Any) -> Any:
         if self._sock:  # type: ignore[attr-defined]
-            self._wait_no_longer()
+            self._left()
         return super().send_packed_command(*args, **named)  # type: ignore[misc]
 
     def read_response(self, *args: Any, **named: Any) -> Any:
         try:
-            self._wait_no_longer()
+            left = self._left()
         except Exception:
             self.disconnect()  # type: ignore[attr-defined]  # its reply would be taken for the next one's
             raise
+        if left is not None and self._sock:  # type: ignore[attr-defined]
+            self._sock.settimeout(left)  # type: ignore[attr-defined]
         return super().read_response(*args, **named)  # type: ignore[misc]
 
-    def _wait_no_longer(self) -> None:
+    def _left(self) -> float | None:
         from redis.exceptions import TimeoutError
 
         left = self.deadline.remaining()
-        if left is None:
-            return
-        if left <= 0:
+        if left is not None and left <= 0:
             raise TimeoutError("no time is left")
-        if self._sock:  # type: ignore[attr-defined]
-            self._sock.settimeout(left)  # type: ignore[attr-defined]
+        return left
 
 
 @lru_cache(maxsize=32)

@@ -357,6 +357,12 @@ def sqlite_floor(folder: Path) -> Row:
         connection.close()
 
 
+def redis_client(store: Any) -> Any:
+    import redis
+
+    return redis.Redis.from_url(store._address.url, protocol=2)
+
+
 def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, Row]:
     """Reserving and settling by the store, and the same two scripts sent by a bare client."""
     store: Any = runtime.books.store
@@ -375,15 +381,15 @@ def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, 
         patch.setattr(store, "_run", lambda client, request: seen.append(request) or run(client, request))
         by_store()
     (reserving, first), (settling, second) = seen
-    assert first[5] == second[5] == "store-0"
+    assert first[6] == second[6] == "store-0"
     far = repr(time.time() + 3600)  # the first argument: until when a script may start
-    client = store.connect()
+    client = redis_client(store)
     (before,) = {account.spent for account in store.accounts(accounts).values()}
 
     def bare() -> None:
         hold = f"bare-{next(numbers)}"
         for script, arguments in ((reserving, first), (settling, second)):
-            changed = (far, *arguments[1:5], hold, *arguments[6:])
+            changed = (far, *arguments[1:6], hold, *arguments[7:])
             reply = client.execute_command("EVALSHA", script.sha, len(store.keys), *store.keys, *changed)
             assert reply[0] == b"ok"
 

@@ -1,0 +1,163 @@
+"""A Redis under an event loop: it keeps the budget of many tasks, and where it hangs the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genops_ctx import Budget, BudgetExceeded
+from genops_ctx.core.errors import StoreUnavailable
+from genops_ctx.core.ports import Quote
+from genops_ctx.ledger.sqlite import SQLiteLedger
+from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
+from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings
+from genops_ctx.testing import Flow, FlowiseStandIn
+from tests.stores.redis_server import RedisServer
+
+from .workers import CENT, account_of
+
+BOUND = 0.4
+
+
+class OneCent:
+    """Each model call costs exactly one cent."""
+
+    def quote(self, usage: object, at: float) -> Quote:
+        return Quote(CENT, "test")
+
+    def provider_of(self, name: str) -> str:
+        return "openai"
+
+
+@pytest.fixture(scope="module")
+def flowise() -> Iterator[FlowiseStandIn]:
+    with FlowiseStandIn([Flow("graph", "agentflow")]) as running:
+        yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def governed(server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Runtime]]:
+    made: list[Runtime] = []
+
+    def make(bound: float, **budget: Any) -> Runtime:
+        from genops_ctx.stores.redis import RedisStore
+
+        runtime = Runtime(
+            Settings(budgets=(Budget("0.10", "total", **budget),)),
+            store=RedisStore(server.url, command_timeout=bound),
+            ledger=SQLiteLedger(tmp_path / "ledger.sqlite3"),
+            prices=OneCent(),
+        )
+        reset_runtime(runtime)
+        made.append(runtime)
+        return runtime
+
+    yield make
+    for runtime in made:
+        runtime.books.close()
+
+
+async def call(adapter: AsyncFlowiseAdapter, question: str = "Hello") -> str:
+    try:
+        answer = await adapter.predict_flow("graph", question, max_cost="0.01")
+    except BudgetExceeded:
+        return "refused"
+    except StoreUnavailable:
+        return "unavailable"
+    return "unheard" if "store_unavailable" in answer.charge.flags else "ran"
+
+
+async def longest_gap(work: Any) -> tuple[float, Any]:
+    """Seconds that a task which wants to run every 5 ms had to wait at most, while others work."""
+    longest, done = 0.0, asyncio.ensure_future(work)
+    while not done.done():
+        begun = time.monotonic()
+        await asyncio.sleep(0.005)
+        longest = max(longest, time.monotonic() - begun)
+    return longest, await done
+
+
+def settled(runtime: Runtime) -> None:
+    """What the loop did not wait for."""
+    runtime.books.hand_off.close()
+    runtime.books.catch_up(time.time())
+
+
+def test_ten_of_fifty_tasks_fit_a_budget_for_ten(
+    flowise: FlowiseStandIn, governed: Callable[..., Runtime]
+) -> None:
+    runtime = governed(5.0)
+
+    async def main() -> list[str]:
+        async with AsyncFlowiseAdapter(flowise.url) as adapter:
+            return await asyncio.gather(*(call(adapter, "[[sleep:0.1]] Hello") for _ in range(50)))
+
+    results = asyncio.run(main())
+    assert (results.count("ran"), results.count("refused")) == (10, 40)
+    settled(runtime)
+    assert account_of(runtime.books.store) == (10 * CENT, 0)
+    assert list(runtime.books.ledger.unsettled()) == []
+
+
+@pytest.mark.parametrize(("on_store_error", "result"), [("block", "unavailable"), ("allow", "unheard")])
+def test_a_hung_redis_stops_no_other_task(
+    server: RedisServer,
+    flowise: FlowiseStandIn,
+    governed: Callable[..., Runtime],
+    on_store_error: str,
+    result: str,
+) -> None:
+    runtime = governed(BOUND, on_store_error=on_store_error)
+
+    async def main() -> tuple[float, list[str]]:
+        async with AsyncFlowiseAdapter(flowise.url) as adapter:
+            assert await call(adapter) == "ran"
+            runtime.books.store.accounts()
+            server.pause()
+            return await longest_gap(asyncio.gather(*(call(adapter) for _ in range(20))))
+
+    gap, results = asyncio.run(main())
+    assert results == [result] * 20
+    assert gap < BOUND / 2, "the loop waited for the store"
+    server.resume()
+    time.sleep(3 * BOUND)
+    settled(runtime)
+    spent = 21 * CENT if result == "unheard" else CENT
+    assert account_of(runtime.books.store) == (spent, 0)
+
+
+def test_tasks_that_are_cancelled_while_they_reserve_leave_nothing_reserved(
+    server: RedisServer, flowise: FlowiseStandIn, governed: Callable[..., Runtime]
+) -> None:
+    runtime = governed(5.0)
+
+    async def main() -> None:
+        async with AsyncFlowiseAdapter(flowise.url) as adapter:
+            await adapter.get_chatflows()
+            runtime.books.store.accounts()
+            server.pause()
+            tasks = [asyncio.create_task(call(adapter)) for _ in range(6)]
+            await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0.1)
+            server.resume()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(one, asyncio.CancelledError) for one in results)
+
+    asyncio.run(main())
+    settled(runtime)
+    assert account_of(runtime.books.store) == (0, 0)
+    assert list(runtime.books.ledger.charges()) == []
