@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 from click.testing import CliRunner, Result
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from genops_ctx.cli import main
 from genops_ctx.receivers.model_proxy import ModelProxy, ProxiedCall
+from genops_ctx.receivers.server import ReceiverApp
 from genops_ctx.runtime import reset_runtime
 
 from ..receivers.asgi_server import served
@@ -94,13 +92,7 @@ def test_a_flow_through_the_gateway_is_told_to_the_token(
     before = definition(flowise, flow)
     told: list[ProxiedCall] = []
     proxy = ModelProxy({"stub": f"{flowise_model.url}/v1"}, key=KEY, tell=told.append)
-
-    @asynccontextmanager
-    async def closing(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await proxy.aclose()
-
-    with served(Starlette(routes=[Mount("/models", app=proxy)], lifespan=closing)) as url:
+    with served(ReceiverApp(KEY, apps={"/models": proxy})) as url:
         meter = ("meter", flow, "--via", "gateway", "--receiver", url, "--upstream", "stub")
         shown = run(*meter, "--dry-run")
         assert (shown.exit_code, definition(flowise, flow)) == (0, before)

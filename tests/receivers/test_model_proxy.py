@@ -80,7 +80,7 @@ def test_a_whole_answer_passes_and_its_usage_is_told(running: Running, model: Mo
     assert answer.json()["usage"]["total_tokens"] == billed.total_tokens
     call = running.wait()
     assert (call.message_id, call.chat_id, call.flow_id) == ("m-1", "c-1", "f-1")
-    assert (call.provider, call.model, call.ended_at, call.flags) == ("openai", "gpt-4o-mini", 5.0, ())
+    assert (call.provider, call.model, call.started_at, call.flags) == ("openai", "gpt-4o-mini", 5.0, ())
     assert call.usage is not None
     assert (call.usage.input_tokens, call.usage.output_tokens) == (3, billed.output_tokens)
     assert (call.usage.source, call.usage.exactness) == (CostSource.GATEWAY, Exactness.EXACT)

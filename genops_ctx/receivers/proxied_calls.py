@@ -1,0 +1,75 @@
+"""What a model proxy saw of one call: whose it is, and what it used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ..core.evidence import Evidence, ModelCall, Shown
+from ..wire.shapes import label_of
+
+if TYPE_CHECKING:
+    from ..core.records import Usage
+    from ..corrections import Corrections
+
+__all__ = [
+    "CHAT_HEADER",
+    "FLOW_HEADER",
+    "KEY_HEADER",
+    "MESSAGE_HEADER",
+    "ProxiedCall",
+    "correcting",
+    "header_of",
+    "id_of",
+]
+
+MESSAGE_HEADER: Final = "x-fw-msg"
+CHAT_HEADER: Final = "x-fw-chat"
+FLOW_HEADER: Final = "x-fw-flow"
+KEY_HEADER: Final = "x-fw-key"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedCall:
+    """One model call that went through: whose it is, as Flowise said, and what it used."""
+
+    message_id: str
+    """Flowise's id of the answer that it belongs to; empty where it was not told, as the next two"""
+    chat_id: str
+    flow_id: str
+    provider: str
+    model: str
+    usage: Usage | None
+    """None where the provider did not say it, or the answer did not come to its end"""
+    started_at: float
+    """seconds since the epoch"""
+    flags: tuple[str, ...] = ()
+
+
+def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
+    """Who a :class:`ModelProxy` tells, so that what passes corrects the charges of this process."""
+    corrections.routes.add("gateway")
+
+    def tell(call: ProxiedCall) -> None:
+        seen = ModelCall(f"gateway:{os.urandom(12).hex()}", call.usage)
+        # All calls of one answer are one piece of evidence: an agent may make hundreds.
+        of = call.message_id or seen.id.partition(":")[2]
+        sessions = tuple(filter(None, (call.message_id, call.chat_id)))
+        evidence = Evidence(f"gateway:{of}", (seen,), complete=True)
+        corrections.take(Shown(evidence, sessions=sessions, started_at=call.started_at))
+
+    return tell
+
+
+def header_of(headers: Iterable[tuple[bytes, bytes]], name: str) -> bytes:
+    """The value of a header, by its name in lower case; empty where it is not there."""
+    wanted = name.encode()
+    return next((value for key, value in headers if key.lower() == wanted), b"")
+
+
+def id_of(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
+    """An id out of a header; empty for a variable that Flowise left as it was (in AgentFlows)."""
+    said = label_of(header_of(headers, name).decode("latin-1"))
+    return "" if "{{" in said else said
