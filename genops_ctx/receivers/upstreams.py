@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 
 from ..core.errors import ConfigurationError
 
-__all__ = ["OUR_HEADERS", "Target", "Upstream", "forwarded", "request_headers", "target_of", "upstreams_of"]
+__all__ = [
+    "HOP_BY_HOP",
+    "OUR_HEADERS",
+    "Target",
+    "Upstream",
+    "forwarded",
+    "request_headers",
+    "target_of",
+    "upstreams_of",
+]
 
 OUR_HEADERS: Final = b"x-fw-"
 """What the headers begin with that are between Flowise and the proxy; they never go further."""
@@ -20,7 +29,7 @@ _PATH: Final = re.compile(r"[A-Za-z0-9_.:@,-]+(?:/[A-Za-z0-9_.:@,-]+)*\Z")
 _QUERY: Final = re.compile(rb"[A-Za-z0-9_.:@,%&=+~/-]*\Z")
 
 # RFC 9110 7.6.1, and what clients send out of habit
-_HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -121,7 +130,7 @@ def forwarded(
     listed = {
         item.strip().lower() for name, value in lowered if name == b"connection" for item in value.split(b",")
     }
-    dropped = _HOP_BY_HOP | listed | also_dropped
+    dropped = HOP_BY_HOP | listed | also_dropped
     return [
         (name, value) for name, value in lowered if name not in dropped and not name.startswith(OUR_HEADERS)
     ]

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from ..receivers.upstreams import HOP_BY_HOP
+
 __all__ = ["Forwarded", "forwarded_path", "request_headers", "response_headers"]
 
 _ID = r"(?P<flow>[0-9A-Za-z][0-9A-Za-z_-]{0,63})"
@@ -61,19 +63,7 @@ def forwarded_path(method: str, raw: str) -> Forwarded | None:
     return None
 
 
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+_HOP_BY_HOP = frozenset(name.decode() for name in HOP_BY_HOP)
 _NOT_SENT = _HOP_BY_HOP | frozenset(
     {
         "host",
