@@ -23,7 +23,8 @@ class Forwarded(NamedTuple):
     """A path below ``/api/v1/`` that is passed on."""
 
     kind: str
-    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing"""
+    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing; ``open`` needs
+    no key either, of Flowise or of ours: the official SDK asks it without one"""
     path: str
     flow: str
     """the id that is in it, empty where there is none"""
@@ -36,7 +37,7 @@ _PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
     for kind, method, pattern in (
         ("prediction", "POST", rf"prediction/{_ID}"),
         ("upsert", "POST", rf"vector/upsert/{_ID}"),
-        ("other", "GET", rf"chatflows-streaming/{_ID}"),
+        ("open", "GET", rf"chatflows-streaming/{_ID}"),
         ("other", "GET", rf"public-chatbotConfig/{_ID}"),
         ("other", "GET", rf"public-chatflows/{_ID}"),
         ("other", "POST", rf"feedback/{_ID}"),
@@ -45,7 +46,7 @@ _PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("other", "POST", r"leads"),
         ("other", "POST", rf"attachments/{_ID}/{_PART}"),
         ("other", "PUT", rf"chatmessage/abort/{_ID}/{_PART}"),
-        ("other", "GET", r"ping"),
+        ("open", "GET", r"ping"),
         ("other", "GET", r"version"),
     )
 )

@@ -77,6 +77,8 @@ class Gateway:
         forwarded = forwarded_path(request.method, path)
         if forwarded is None:
             return _refused(Refusal(404, "not_passed_on", "There is nothing here.", {}))
+        if forwarded.kind == "open":
+            return await self._pass(request, forwarded, b"")
         try:
             client = await self._access.client_of(secret_of(request.headers, path_key))
             if client is None:
