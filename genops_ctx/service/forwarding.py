@@ -23,8 +23,8 @@ class Forwarded(NamedTuple):
     """A path below ``/api/v1/`` that is passed on."""
 
     kind: str
-    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing; ``open`` needs no
-    key either, of Flowise or of ours: the official SDK asks it without one"""
+    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing; ``open``
+    needs no key either, of Flowise or of ours: the official SDK asks it without one"""
     path: str
     flow: str
     """the id that is in it, empty where there is none"""
