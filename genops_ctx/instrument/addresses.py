@@ -16,6 +16,8 @@ T = TypeVar("T")
 PREDICTION = "/api/v1/prediction/"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
+KNOWN = 2000
+"""URLs that are known to be governed."""
 KEPT = 100
 """Addresses that are remembered of those that were seen, and of those that redirects lead to."""
 
@@ -62,6 +64,7 @@ class Addresses(Generic[T]):
         self._first_seen = first_seen
         self._lock = threading.Lock()
         self._governed: dict[tuple[str, str, int], tuple[tuple[str, T], ...]] = {}
+        self._known: dict[str, Match[T]] = {}
         self._redirects: OrderedDict[str, T] = OrderedDict()
         self._unmatched: OrderedDict[Address, int] = OrderedDict()
 
@@ -77,6 +80,7 @@ class Addresses(Generic[T]):
             before = paths.get(address.path)
             paths[address.path] = governs
             self._governed = {**self._governed, address.origin: tuple(paths.items())}
+            self._known = {}
             return before
 
     def clear(self) -> list[T]:
@@ -84,6 +88,7 @@ class Addresses(Generic[T]):
         with self._lock:
             before = [governs for paths in self._governed.values() for _, governs in paths]
             self._governed = {}
+            self._known = {}
             self._redirects.clear()
             self._unmatched.clear()
             return before
@@ -93,9 +98,21 @@ class Addresses(Generic[T]):
 
         Flowise's router does not look at the case of its paths, nor at a slash at their end.
         """
-        at = url.lower().find(PREDICTION)
-        if at < 0:
+        known = self._known.get(url)
+        if known is not None:
+            return known
+        if PREDICTION not in url.lower() or not self._governed:
             return None
+        found = self._match(url)
+        if found is not None:
+            with self._lock:
+                if len(self._known) >= KNOWN:
+                    self._known = {}
+                # Into the one that is there now: it may have been replaced while this one was looked at.
+                self._known[url] = found
+        return found
+
+    def _match(self, url: str) -> Match[T] | None:
         try:
             parts = urlsplit(url)
             address = address_of(parts)
@@ -113,7 +130,7 @@ class Addresses(Generic[T]):
                 return Match(governs, flow)
         if self._redirects and url in self._redirects:
             return Match(self._redirects[url], flow)
-        if self._governed and not self._ignore(flow):
+        if not self._ignore(flow):
             self._saw(address._replace(path=path))
         return None
 

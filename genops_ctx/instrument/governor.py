@@ -7,7 +7,7 @@ import random
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..core.effects import drive_async
@@ -152,6 +152,7 @@ class Governor(GenOpsFlowiseAdapter):
 _UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}
 
 
+@lru_cache(maxsize=1000)
 def _is_uuid(text: str) -> bool:
     try:
         return str(uuid.UUID(text)) == text.lower()

@@ -33,8 +33,8 @@ class Patch(NamedTuple):
 class Patches:
     """Puts patches in and takes them out. Thread-safe.
 
-    One that somebody has wrapped in turn cannot be taken out from under them: it stays, and does nothing,
-    until they have gone.
+    One that somebody has wrapped in turn cannot be taken out from under them: it stays until they have
+    gone, and where nothing is governed it does nothing.
     """
 
     def __init__(self, patches: tuple[Patch, ...]) -> None:
@@ -70,15 +70,7 @@ class Patches:
             owner = getattr(module, patch.owner)
             if not self.on or _wraps(getattr(owner, patch.method), self._in.get(patch)):
                 return
-            original = owner.__dict__[patch.method]
-            wrapper = patch.wrapper()
-
-            def call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                if not self.on:
-                    return wrapped(*args, **kwargs)
-                return wrapper(wrapped, instance, args, kwargs)
-
-            self._in[patch] = wrapt.FunctionWrapper(original, call)
+            self._in[patch] = wrapt.FunctionWrapper(owner.__dict__[patch.method], patch.wrapper())
             setattr(owner, patch.method, self._in[patch])
 
     def take_out(self) -> None:

@@ -181,7 +181,7 @@ class PredictingClient(FlowiseClient):
         session: str,
         shared: bool,
     ) -> Prediction:
-        fee = fee_line(self.pricing_tier, runtime.clock())
+        fee = None if self.pricing_tier == "self_hosted" else fee_line(self.pricing_tier, runtime.clock())
         fees = () if fee is None else (fee,)
         routes = routes_of(asked.route, definition, runtime.corrections.routes)
         return Prediction(flow, definition, asked.texts, session, shared, asked.audio, fees, routes)
