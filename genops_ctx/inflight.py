@@ -13,7 +13,9 @@ class InFlight:
     """How many calls are between admission and their end; closed, it lets no more begin."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._none = threading.Condition(self._lock)
+        self._waiting = 0
         self._count = 0
         self._closed = False
 
@@ -27,7 +29,7 @@ class InFlight:
 
     def enter(self, *, made_already: bool = False) -> None:
         """A call begins. Raises :class:`ShuttingDown` once closed, but not for what was paid already."""
-        with self._changed:
+        with self._lock:
             if self._closed and not made_already:
                 raise ShuttingDown(
                     "the program is shutting down, so the call was refused before it was sent; send it "
@@ -37,22 +39,26 @@ class InFlight:
 
     def leave(self) -> None:
         """A call has ended, or was refused."""
-        with self._changed:
+        with self._lock:
             self._count -= 1
-            if self._count <= 0:
-                self._changed.notify_all()
+            if self._waiting and self._count <= 0:
+                self._none.notify_all()
 
     def close(self) -> None:
         """Let no more calls begin."""
-        with self._changed:
+        with self._lock:
             self._closed = True
 
     def reopen(self) -> None:
         """Let calls begin again."""
-        with self._changed:
+        with self._lock:
             self._closed = False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until none is in flight; False where some are after ``timeout`` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._count <= 0, timeout)
+        with self._lock:
+            self._waiting += 1
+            try:
+                return self._none.wait_for(lambda: self._count <= 0, timeout)
+            finally:
+                self._waiting -= 1

@@ -27,7 +27,7 @@ from .core.operations import named
 from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
-from .core.scope import ScopedBudget
+from .core.scope import InScope, ScopedBudget
 from .corrections import Corrections
 from .decisions import Decisions, Models
 from .inflight import InFlight
@@ -83,7 +83,8 @@ class Runtime:
         self.alerts = Alerts(self.books.store, clock, sinks)
         self.spans = Spans(tracer_provider)
         self._prices = prices
-        self._scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
+        scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
+        self._everywhere = InScope(scoped if self.settings.mode != "off" else ())
         self._costs: OrderedDict[str, deque[int]] = OrderedDict()
         self._costs_lock = threading.Lock()
         self._next_reap = 0.0
@@ -109,16 +110,12 @@ class Runtime:
 
     def budgets_in_scope(
         self, context: GovernanceContext | None, own: tuple[ScopedBudget, ...] = ()
-    ) -> tuple[tuple[ScopedBudget, ...], tuple[Budget, ...]]:
-        """The windowed budgets with their owners, and all budgets, that a call there must keep."""
-        if self.settings.mode == "off":
-            return (), ()
-        scoped = self._scoped + own if own else self._scoped
-        held: tuple[Budget, ...] = ()
-        if context is not None:
-            scoped += context.windowed
-            held = context.budgets
-        return scoped, (*held, *(item.budget for item in scoped)) if scoped else held
+    ) -> InScope:
+        """The budgets that a call there must keep."""
+        windowed, held = (context.windowed, context.budgets) if context is not None else ((), ())
+        if self.settings.mode == "off" or not (own or windowed or held):
+            return self._everywhere
+        return InScope((*self._everywhere.scoped, *own, *windowed), held)
 
     # -- a call ---------------------------------------------------------------------------------
 
@@ -157,10 +154,11 @@ class Runtime:
             merged.update(context.inherited)
             check_locks(context.locks, attribution)
         merged.update(attribution)
-        scoped, budgets = self.budgets_in_scope(context, own)
+        scope = self.budgets_in_scope(context, own)
+        mode = self.settings.mode
 
         def watches(at: float) -> tuple[Watch, ...]:
-            found = tuple(budget.watch(merged, at, owner) for budget, owner in scoped)
+            found = tuple([budget.watch(merged, at, owner) for budget, owner in scope.scoped])
             # What was spent already is booked, also where an operator has frozen the scope.
             if spent_already:
                 return tuple([watch._replace(enforced=False, observed=True) for watch in found])
@@ -169,8 +167,10 @@ class Runtime:
         if spent_already:
             expectation = SPENT_ALREADY
         else:
-            asked = budgets if self.settings.mode == "enforce" else tuple(map(_observed, budgets))
-            known = self._forecast(name, forecast, asked, max_nanos)
+            asked = scope.budgets if mode == "enforce" else tuple(map(_observed, scope.budgets))
+            known = _NOTHING_KNOWN
+            if asked and (max_nanos is None or (scope.block_unpriced and mode == "enforce")):
+                known = self._forecast(name, forecast)
             expectation = expected_amount(asked, known, max_nanos)
         operation, attempt, keyed, flags = named(idempotency_key)
         return Call(
@@ -178,16 +178,16 @@ class Runtime:
             operation=operation,
             attribution=merged,
             expectation=expectation,
-            watches=watches(now) if scoped else (),
+            watches=watches(now) if scope.scoped else (),
             started_at=now,
             deadline=deadline,
             flow=flow,
             keyed=keyed,
-            books_unpriced=any(budget.on_unpriced == "reserve" for budget in budgets),
-            enforced=self.settings.mode == "enforce",
-            kept=self.settings.mode != "off",
+            books_unpriced=scope.book_unpriced,
+            enforced=mode == "enforce",
+            kept=mode != "off",
             rewatch=watches,
-            needs_store=not spent_already and _needs_store(scoped, self.settings.mode),
+            needs_store=not spent_already and mode == "enforce" and scope.block_without_store,
             degraded_from=degraded_from,
             guards=guards,
             attempt=attempt,
@@ -197,17 +197,7 @@ class Runtime:
             else self.decisions.facts(name, flow, merged, now, context, models, question),
         )
 
-    def _forecast(
-        self,
-        name: str,
-        forecast: Callable[[], Forecast],
-        budgets: tuple[Budget, ...],
-        max_cost: int | None,
-    ) -> Forecast:
-        if not budgets:
-            return _NOTHING_KNOWN
-        if max_cost is not None and all(budget.on_unpriced != "block" for budget in budgets):
-            return _NOTHING_KNOWN
+    def _forecast(self, name: str, forecast: Callable[[], Forecast]) -> Forecast:
         with self._costs_lock:
             earlier = tuple(self._costs.get(name, ()))
         return replace(forecast(), typical=percentile_99(earlier))
@@ -278,13 +268,6 @@ class Runtime:
             self._next_reap = now + REAP_EVERY
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
             self.corrections.tidy()
-
-
-def _needs_store(scoped: tuple[ScopedBudget, ...], mode: str) -> bool:
-    """Without a windowed budget the store is asked for an idempotency key only: then it must answer."""
-    if mode != "enforce":
-        return False
-    return not scoped or any(item.budget.on_store_error == "block" for item in scoped)
 
 
 def _observed(budget: Budget) -> Budget:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .compact_json import names_text, object_text, quoted
 from .outcomes import BOOKINGS, Booking, Outcome
 from .ports import Quote
 from .records import Charge, CostSource, Exactness, Line, LineKind, Usage
@@ -53,10 +54,9 @@ def hold_id(operation: str, attempt: int) -> str:
 
 def memo_of(call: Call, context: GovernanceContext | None) -> str:
     """What the store keeps with a reservation, so that its loss can be booked by another process."""
-    path = [] if context is None else context.ids
-    return json.dumps(
-        [call.name, call.flow, dict(call.attribution), path, call.started_at], separators=(",", ":")
-    )
+    path = "[]" if context is None else names_text(context.ids)
+    attribution = object_text(tuple(call.attribution.items()))
+    return f"[{quoted(call.name)},{quoted(call.flow)},{attribution},{path},{call.started_at!r}]"
 
 
 def charge_of_loss(lost: Lost) -> Charge:
@@ -96,7 +96,7 @@ def book(admitted: Admitted, report: Report, prices: Prices) -> Charge:
         lines += [_beyond(priced(usage, prices, at)) for usage in report.beyond]
         lines += report.costs
         lines += [_UNKNOWN] * report.unknown
-        lines += [_beyond(_UNKNOWN)] * report.unknown_beyond
+        lines += [_UNKNOWN_BEYOND] * report.unknown_beyond
         if booking is not Booking.USAGE and not lines:
             lines = [_UNKNOWN]
         if booking is Booking.ESTIMATE:
@@ -135,6 +135,9 @@ BEYOND = "no export shows this call"
 
 def _beyond(line: Line) -> Line:
     return replace(line, note=f"{line.note}; {BEYOND}" if line.note else BEYOND)
+
+
+_UNKNOWN_BEYOND = _beyond(_UNKNOWN)
 
 
 def _lost(reserved: int) -> Line:

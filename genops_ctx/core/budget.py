@@ -29,6 +29,9 @@ ON_UNPRICED = ("reserve", "block", "allow")
 ON_STORE_ERROR = ("block", "allow")
 
 
+KEPT_WATCHES = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """A limit in dollars over a scope and a window.
@@ -86,6 +89,10 @@ class Budget:
     limits_nanos: Mapping[str, int] = field(init=False, repr=False, hash=False)
     label: str = field(init=False, repr=False)
     """its name, or what it says"""
+    _watches: dict[tuple[str, ...], Watch] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    """of each scope the one of the window that it was last in: nearly every call falls into it again"""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -146,13 +153,22 @@ class Budget:
         ``owner`` is the scope of a budget without ``by``: the decorated function, the context's
         name; empty for all calls.
         """
+        values = tuple([attribution.get(key, UNALLOCATED) for key in self.by]) if self.by else (owner,)
+        watch = self._watches.get(values)
+        if watch is None or at < watch.starts_at or (watch.ends_at is not None and at >= watch.ends_at):
+            watch = self._watch(values, at, owner)
+            if len(self._watches) >= KEPT_WATCHES:
+                self._watches.clear()
+            self._watches[values] = watch
+        return watch
+
+    def _watch(self, values: tuple[str, ...], at: float, owner: str) -> Watch:
         window = self.window
         if not isinstance(window, Window | Sliding):
             raise ConfigurationError("a budget without a window has no shared account")
         period = period_of(window, at, self.time_zone)
         limit = self.limit_nanos
         if self.by:
-            values = [attribution.get(key, UNALLOCATED) for key in self.by]
             scope = ",".join(f"{key}={value}" for key, value in zip(self.by, values, strict=True))
             account = "&".join(
                 f"{key}={quote(value, safe='')}" for key, value in zip(self.by, values, strict=True)

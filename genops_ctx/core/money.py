@@ -17,6 +17,7 @@ from decimal import (
     InvalidOperation,
     Overflow,
 )
+from functools import lru_cache
 from typing import TypeAlias
 
 from .errors import ConfigurationError
@@ -66,22 +67,28 @@ def parse_dollars(value: Amount, *, what: str = "amount") -> Decimal:
     for NaN, infinity, negative amounts, booleans, other types, and amounts past
     :data:`MAX_NANOS`.
     """
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | str | float):
+    if isinstance(value, str):
+        return _of_text(value, what)
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
         raise ConfigurationError(
             f"{what} must be a number of dollars (int, str, Decimal or float), not {type(value).__name__}"
         )
+    return _checked(Decimal(repr(value) if isinstance(value, float) else value), what)
+
+
+@lru_cache(maxsize=1024)
+def _of_text(text: str, what: str) -> Decimal:
+    # What is written in a program comes again with every call.
     try:
-        if isinstance(value, float):
-            amount = Decimal(repr(value))
-        elif isinstance(value, str):
-            amount = Decimal(value.strip().removeprefix("$").replace("_", ""))
-        else:
-            amount = Decimal(value)
+        amount = Decimal(text.strip().removeprefix("$").replace("_", ""))
     except InvalidOperation:
-        shown = str(value)[:40]
         raise ConfigurationError(
-            f'{what} is not a number of dollars: {shown!r}; write it like 5, "5.00" or Decimal("5")'
+            f'{what} is not a number of dollars: {text[:40]!r}; write it like 5, "5.00" or Decimal("5")'
         ) from None
+    return _checked(amount, what)
+
+
+def _checked(amount: Decimal, what: str) -> Decimal:
     if not amount.is_finite():
         raise ConfigurationError(f"{what} must be finite, not {amount}")
     if amount < 0:

@@ -16,13 +16,26 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 from .errors import ConfigurationError
+from .process import renewed_at_fork
 
 __all__ = ["Named", "Tries", "named", "new_operation", "trying"]
 
 
+_own = os.urandom(9).hex()
+_numbers = itertools.count(1)
+
+
 def new_operation() -> str:
-    """A key that no other operation has."""
-    return os.urandom(12).hex()
+    """A key that no other operation has: what only this process has, and a number."""
+    return f"{_own}{next(_numbers):06x}"
+
+
+def _renew() -> None:
+    global _own
+    _own = os.urandom(9).hex()
+
+
+renewed_at_fork(_renew)
 
 
 class Operation:

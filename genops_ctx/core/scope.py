@@ -8,7 +8,7 @@ from .attribution import Attribution
 from .budget import Budget
 from .errors import ConfigurationError, say
 
-__all__ = ["ScopedBudget", "Spec"]
+__all__ = ["InScope", "ScopedBudget", "Spec"]
 
 
 class ScopedBudget(NamedTuple):
@@ -16,6 +16,21 @@ class ScopedBudget(NamedTuple):
 
     budget: Budget
     owner: str
+
+
+class InScope:
+    """The budgets that a call must keep, and what they say together."""
+
+    __slots__ = ("block_unpriced", "block_without_store", "book_unpriced", "budgets", "scoped")
+
+    def __init__(self, scoped: tuple[ScopedBudget, ...] = (), held: tuple[Budget, ...] = ()) -> None:
+        """``scoped`` are those with a window, ``held`` those of contexts of this process."""
+        self.scoped = scoped
+        self.budgets = (*held, *[item.budget for item in scoped])
+        self.book_unpriced = any(budget.on_unpriced == "reserve" for budget in self.budgets)
+        self.block_unpriced = any(budget.on_unpriced == "block" for budget in self.budgets)
+        # Without a windowed budget the store is asked for an idempotency key only: then it must answer.
+        self.block_without_store = not scoped or any(item.budget.on_store_error == "block" for item in scoped)
 
 
 class Spec:

@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.attribution import UNALLOCATED
+from ..core.compact_json import object_text
 from ..core.money import NANOS_PER_DOLLAR
-from .rows import attribution_text, text, without_surrogates
+from .rows import text, without_surrogates
 from .totals import DAY_SECONDS, DIMENSIONS, Query, Sums, Total, add, day_name, day_of, sums_of
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def roll_up(
 
 def sums_by_series(charge: Charge) -> dict[Series, Sums]:
     """What a charge adds to each series: attribution, flow, flow's id, provider, model, source, exactness."""
-    attribution = attribution_text(
+    attribution = object_text(
         tuple([item for item in charge.attribution.items() if item[0] not in NOT_ROLLED])
     )
     sums: dict[Series, Sums] = {}

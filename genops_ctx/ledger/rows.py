@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii as _quote
 from typing import Any
 
+from ..core.compact_json import names_text, object_text
 from ..core.errors import StoreError
 from ..core.money import MAX_NANOS
 from ..core.records import Charge, CostSource, Exactness, Line, LineKind, Usage
@@ -15,7 +14,6 @@ from ..core.records import Charge, CostSource, Exactness, Line, LineKind, Usage
 __all__ = [
     "CHARGE_COLUMNS",
     "LINE_COLUMNS",
-    "attribution_text",
     "charge_row",
     "charges_of",
     "line_rows",
@@ -45,21 +43,6 @@ _NO_USAGE = (None,) * (5 + len(_COUNTS))
 
 Row = tuple[Any, ...]
 
-_dump = json.JSONEncoder(separators=(",", ":")).encode
-
-
-# Most charges have accounts, path, owner … in common with the one before.
-@lru_cache(maxsize=4096)
-def attribution_text(attribution: tuple[tuple[str, str], ...]) -> str:
-    """A JSON object: the same text for the same set, in whatever order it was given."""
-    # json.dumps would make a new encoder each time: five times as slow.
-    return "{" + ",".join([f"{_quote(key)}:{_quote(value)}" for key, value in sorted(attribution)]) + "}"
-
-
-@lru_cache(maxsize=4096)
-def _array(values: tuple[str, ...]) -> str:
-    return _dump(values)
-
 
 def charge_row(charge: Charge) -> Row:
     """The values of :data:`CHARGE_COLUMNS`."""
@@ -70,13 +53,13 @@ def charge_row(charge: Charge) -> Row:
         charge.name,
         charge.flow,
         str(charge.outcome),
-        attribution_text(tuple(charge.attribution.items())),
-        _array(charge.context_path),
+        object_text(tuple(charge.attribution.items())),
+        names_text(charge.context_path),
         charge.started_at,
         charge.ended_at,
         _storable(charge.reserved_nanos),
-        _array(charge.accounts),
-        _array(charge.flags),
+        names_text(charge.accounts),
+        names_text(charge.flags),
         charge.trace_id,
         charge.adjustment_of,
         charge.chat_id,

@@ -22,6 +22,7 @@ from ..core.accounts import (
     Watch,
     WrongWindow,
 )
+from ..core.compact_json import names_text
 from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
 from ..database import check_writable, open_database
@@ -109,7 +110,7 @@ class SQLiteStore:
                     hold.state.value,
                     hold.amount,
                     hold.booked,
-                    _as_text(hold.accounts),
+                    names_text(hold.accounts),
                     hold.expires_at,
                     wish.keyed,
                     hold.expires_at,
@@ -135,7 +136,7 @@ class SQLiteStore:
                         after.state.value,
                         after.amount,
                         after.booked,
-                        _as_text(after.accounts),
+                        names_text(after.accounts),
                         after.expires_at,
                         now + TOMBSTONE_SECONDS,
                     ),
@@ -308,11 +309,6 @@ def _controls(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, 
         return {}
     rows = connection.execute(_among(_CONTROLS, len(keys)), keys)
     return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
-
-
-@lru_cache(maxsize=1024)
-def _as_text(names: tuple[str, ...]) -> str:
-    return json.dumps(names)
 
 
 @lru_cache(maxsize=1024)
