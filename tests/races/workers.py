@@ -65,8 +65,9 @@ class Plan:
 
     def cost_of(self, operation: str) -> str:
         """In dollars."""
-        number = int(operation.removeprefix("op"))
-        return self.costs[number % len(self.costs)] if self.costs else "0.01"
+        if not self.costs:
+            return "0.01"
+        return self.costs[int(operation.removeprefix("op")) % len(self.costs)]
 
 
 @dataclass
