@@ -116,6 +116,14 @@ class Controls:
                 rows.append(self._row(watch, window, accounts, now))
         return rows
 
+    def rows_of(self, attribution: Mapping[str, str], budgets: Sequence[Budget]) -> list[Row]:
+        """The limits that a call of this attribution would have to keep now."""
+        now = self._clock()
+        watches = [(budget.watch(attribution, now), str(budget.window)) for budget in budgets]
+        keys = {key for watch, _ in watches for key in (watch.account, *watch.also, watch.before) if key}
+        accounts = self._store.accounts(sorted(keys))
+        return [self._row(watch, window, accounts, now) for watch, window in watches]
+
     def _row(self, watch: Watch, window: str, accounts: Mapping[str, Account], now: float) -> Row:
         control = self._store.control(watch.control)
         # The rule itself says limit and account: a wish that no limit admits is refused with both.

@@ -18,6 +18,7 @@ from ..instrument.governor import Governor
 from ..runtime import get_runtime
 from ..settings import load_settings
 from .access import Access
+from .admin import admin_routes
 from .gateway import Bounds, Gateway
 from .health import Checks, report_of
 from .key_store import open_keys
@@ -83,6 +84,8 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(OriginsMiddleware, access=access)
+
+    app.include_router(admin_routes(access, store))
 
     async def pass_on(request: Request) -> Response:
         raw = request.scope["path"].partition("/api/v1/")[2]
