@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .core.errors import BudgetExceeded, GovernanceError
     from .core.records import Charge, Usage
     from .decorator import governed
+    from .exporting import attach_context, export_context
     from .metered import metered_call, record_usage
     from .providers.flowise import auto_instrument, disable_auto_instrument, instrument_flowise
     from .runtime import configure
@@ -28,10 +29,12 @@ __all__ = [
     "GovernanceError",
     "Usage",
     "__version__",
+    "attach_context",
     "auto_instrument",
     "configure",
     "current_context",
     "disable_auto_instrument",
+    "export_context",
     "governance_context",
     "governed",
     "instrument_flowise",
@@ -46,10 +49,12 @@ _HOMES = {
     "GovernanceContext": "core.context",
     "GovernanceError": "core.errors",
     "Usage": "core.records",
+    "attach_context": "exporting",
     "auto_instrument": "providers.flowise",
     "configure": "runtime",
     "current_context": "core.context",
     "disable_auto_instrument": "providers.flowise",
+    "export_context": "exporting",
     "governance_context": "core.context",
     "governed": "decorator",
     "instrument_flowise": "providers.flowise",

@@ -6,10 +6,11 @@ A finalizer may run in the middle of anything, so it only puts a job on a queue 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
+
+from .core.process import process_id
 
 __all__ = ["Abandoned"]
 
@@ -17,34 +18,55 @@ log = logging.getLogger("genops_ctx")
 
 
 class Abandoned:
-    """Jobs that finish abandoned calls. Each runs once, whoever comes to it first."""
+    """Jobs that finish abandoned calls. Each runs once, whoever comes to it first.
+
+    A fork's child begins with none: those of its parent are its parent's to run.
+    """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = process_id()
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._thread: tuple[int, threading.Thread] | None = None
-        self.put = self._jobs.put
-        self.empty = self._jobs.empty
+        self._thread: threading.Thread | None = None
+
+    @property
+    def _mine(self) -> queue.SimpleQueue[Callable[[], object]]:
+        if self._process is not process_id():
+            self._begin()
+        return self._jobs
+
+    def put(self, job: Callable[[], object]) -> None:
+        """Never blocks."""
+        self._mine.put(job)
+
+    def empty(self) -> bool:
+        return self._mine.empty()
 
     def drain(self) -> None:
         """Run what is queued."""
+        jobs = self._mine
         while True:
             try:
-                job = self._jobs.get_nowait()
+                job = jobs.get_nowait()
             except queue.Empty:
                 return
             _run(job)
 
     def watch(self) -> None:
         """Have a daemon thread run what comes; started once a process, again after a fork."""
-        if self._thread is not None and self._thread[0] == os.getpid():
+        jobs = self._mine
+        if self._thread is not None:
             return
-        thread = threading.Thread(target=self._for_ever, name="genops_ctx-reaper", daemon=True)
-        self._thread = (os.getpid(), thread)
-        thread.start()
+        self._thread = threading.Thread(
+            target=self._for_ever, args=(jobs,), name="genops_ctx-reaper", daemon=True
+        )
+        self._thread.start()
 
-    def _for_ever(self) -> None:
+    def _for_ever(self, jobs: queue.SimpleQueue[Callable[[], object]]) -> None:
         while True:
-            _run(self._jobs.get())
+            _run(jobs.get())
 
 
 def _run(job: Callable[[], object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec
@@ -15,6 +14,7 @@ from .core.call import Admitted, Refused, admit, drive, finish
 from .core.context import GovernanceContext, current_context
 from .core.effects import Story
 from .core.errors import GovernanceError
+from .core.process import ForkedLock, process_id
 from .core.steps import Dropped
 from .instrument.threads import carry_from_first_context
 from .nesting import Frame, frames
@@ -36,14 +36,24 @@ __all__ = ["Attempt", "begin", "finish_quietly", "opening"]
 log = logging.getLogger("genops_ctx")
 
 
-_finishing = threading.Lock()
+_finishing = ForkedLock()
 """Held only to see who is first to finish an attempt."""
 
 
 class Attempt:
     """A call that was admitted. It is finished once; whoever comes later changes nothing."""
 
-    __slots__ = ("_done", "_frames", "admitted", "charge", "context", "runtime", "span", "watches")
+    __slots__ = (
+        "_done",
+        "_frames",
+        "_process",
+        "admitted",
+        "charge",
+        "context",
+        "runtime",
+        "span",
+        "watches",
+    )
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class Attempt:
         self.watches = watches
         self.charge: Charge | None = None
         self._done = False
+        self._process = process_id()
 
     @property
     def finished(self) -> bool:
@@ -88,6 +99,8 @@ class Attempt:
         The first to come books; later ones get the same charge. ``error`` goes to the span, by its
         type.
         """
+        if self._process is not process_id():
+            return None  # a fork's copy: the call is its parent's to finish
         with _finishing:
             if self._done:
                 return self.charge

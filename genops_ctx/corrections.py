@@ -26,6 +26,7 @@ from .core.evidence import (
     merged,
     told_lines,
 )
+from .core.process import ForkedLock
 from .core.records import Charge, Exactness, Line, LineKind
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Corrections:
         self.routes: set[str] = set()
         """the routes by which evidence can come to this process"""
         self._books, self._prices, self._clock, self._told = books, prices, clock, told
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
         self._of_session: dict[str, list[str]] = {}
         self._early: OrderedDict[str, _Early] = OrderedDict()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from .core.errors import ShuttingDown
+from .core.process import renewed_at_fork
 
 __all__ = ["InFlight"]
 
@@ -13,6 +15,10 @@ class InFlight:
     """How many calls are between admission and their end; closed, it lets no more begin."""
 
     def __init__(self) -> None:
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._none = threading.Condition(self._lock)
         self._waiting = 0
@@ -62,3 +68,13 @@ class InFlight:
                 return self._none.wait_for(lambda: self._count <= 0, timeout)
             finally:
                 self._waiting -= 1
+
+
+_all: weakref.WeakSet[InFlight] = weakref.WeakSet()
+
+
+@renewed_at_fork
+def _begin_all() -> None:
+    """A fork's child has none of its parent's calls."""
+    for each in _all:
+        each._begin()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from .core.booking import Report
 from .core.errors import CallRefused, ConfigurationError, say
 from .core.money import Amount, dollars, nanos_up, parse_dollars
 from .core.outcomes import Outcome
+from .core.process import ForkedLock
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
 from .nesting import Frame
 
@@ -63,7 +63,7 @@ class MeteredCall:
         self._opened = False
         self._ended = False
         self._gave_way = False
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._frame = Frame(max_nanos, self)
         self.hint = "If nothing was sent, say not_sent()"
         """what to do about a cost that is unknown"""

@@ -8,7 +8,6 @@ and books only what it records that is not theirs.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from .core.current import around
+from .core.process import ForkedLock
 
 if TYPE_CHECKING:
     from .core.admission import Forecast
@@ -40,7 +40,7 @@ class Frame:
         self._open_inside = 0
         self._closed = False
         self._outer: Frame | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def enter(self) -> None:
         self._outer = _innermost()

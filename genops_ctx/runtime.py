@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ from .core.operations import named
 from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
+from .core.process import ForkedLock
 from .core.scope import InScope, ScopedBudget
 from .corrections import Corrections
 from .decisions import Decisions, Models
@@ -86,7 +86,7 @@ class Runtime:
         scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
         self._everywhere = InScope(scoped if self.settings.mode != "off" else ())
         self._costs: OrderedDict[str, deque[int]] = OrderedDict()
-        self._costs_lock = threading.Lock()
+        self._costs_lock = ForkedLock()
         self._next_reap = 0.0
         self._warned: set[str] = set()
         self.abandoned = Abandoned()
@@ -292,7 +292,7 @@ GovernanceContext.observer = _spans
 
 _runtime: Runtime | None = None
 _replaced: list[Runtime] = []
-_lock = threading.Lock()
+_lock = ForkedLock()
 
 
 def get_runtime() -> Runtime:

@@ -33,6 +33,7 @@ STORES = (
 )
 
 MODES = ("enforce", "observe", "off")
+MIN_KEY = 16
 DEFAULT_BASE_URL = "http://localhost:3000"
 
 
@@ -61,12 +62,16 @@ class Settings:
     policies: tuple[Policy, ...] = ()
     alert_webhook: str | None = field(default=None, repr=False)
     """where budget alerts are posted; it is as secret as a password"""
+    signing_key: str | None = field(default=None, repr=False)
+    """signs contexts that go to other processes; 16 characters at least"""
     prices: str | None = None
     """path of a file of the user's own prices"""
     source: str = ""
     """the TOML file that was read, empty for none"""
 
     def __post_init__(self) -> None:
+        if self.signing_key is not None and len(self.signing_key) < MIN_KEY:
+            raise ConfigurationError(f"the signing key needs {MIN_KEY} characters at least")
         if self.mode not in MODES:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
         for name, schemes in (("store", STORES), ("ledger", LEDGERS)):
@@ -91,6 +96,7 @@ _ENVIRONMENT = {
     "store": "GENOPS_STORE",
     "ledger": "GENOPS_LEDGER",
     "alert_webhook": "GENOPS_ALERT_WEBHOOK",
+    "signing_key": "GENOPS_SIGNING_KEY",
 }
 
 _YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

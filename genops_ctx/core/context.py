@@ -233,9 +233,9 @@ class GovernanceContext(Limits):
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of its path, outermost first."""
+        """The ids of its path, outermost first; those of another process that it was exported from too."""
         if self._ids is None:
-            self._ids = tuple([scope.id for scope in self._path])
+            self._ids = tuple([one for scope in self._path for one in (*scope._spec.above, scope.id)])
         return self._ids
 
     @property

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
 from .errors import ConfigurationError
-from .process import renewed_at_fork
+from .process import ForkedLock, renewed_at_fork
 
 __all__ = ["Named", "Tries", "named", "new_operation", "trying"]
 
@@ -39,29 +38,34 @@ renewed_at_fork(_renew)
 
 
 class Operation:
-    """One operation, and how often it was tried. Attempts count from 1."""
+    """One operation, and how often it was tried. Attempts count from 1, unless others were made elsewhere."""
 
     __slots__ = ("_attempts", "key")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, attempt: int = 1) -> None:
         self.key = key
-        self._attempts = itertools.count(1)
+        self._attempts = itertools.count(attempt)
 
     def next_attempt(self) -> int:
         return next(self._attempts)
 
 
 class Tries:
-    """The operations of a piece of work that is tried until it succeeds; shared by its threads and tasks."""
+    """The operations of a piece of work that is tried until it succeeds; shared by its threads and tasks.
 
-    __slots__ = ("_first", "_lock", "_operations", "_position", "flags")
+    ``key`` and ``attempt`` say which operation it is, and which try at it comes now, where another process
+    made the earlier ones.
+    """
 
-    def __init__(self) -> None:
-        outer = _current.get()
-        self._first = outer.take() if outer is not None else Operation(new_operation())
+    __slots__ = ("_attempt", "_first", "_lock", "_operations", "_position", "flags")
+
+    def __init__(self, key: str | None = None, attempt: int = 1) -> None:
+        outer = _current.get() if key is None else None
+        self._attempt = attempt
+        self._first = outer.take() if outer is not None else Operation(key or new_operation(), attempt)
         self._operations = [self._first]
         self._position = 0
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self.flags: tuple[str, ...] = outer.flags if outer is not None else ()
         """of every charge from here on"""
 
@@ -74,7 +78,7 @@ class Tries:
         """The operation of the next call of this try."""
         with self._lock:
             if self._position == len(self._operations):
-                self._operations.append(Operation(f"{self._first.key}.{self._position + 1}"))
+                self._operations.append(Operation(f"{self._first.key}.{self._position + 1}", self._attempt))
             self._position += 1
             return self._operations[self._position - 1]
 

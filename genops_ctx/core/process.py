@@ -6,12 +6,18 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 __all__ = ["ForkedLock", "process_id", "renewed_at_fork"]
 
 _id = os.urandom(5).hex()
 _renewing = threading.Lock()
-_renewals: list[Callable[[], object]] = []
+
+
+class AnyLock(Protocol):
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
 
 
 def process_id() -> str:
@@ -19,12 +25,18 @@ def process_id() -> str:
     return _id
 
 
-def renewed_at_fork(renew: Callable[[], object]) -> None:
+Renewal = TypeVar("Renewal", bound=Callable[[], object])
+
+_renewals: list[Callable[[], object]] = []
+
+
+def renewed_at_fork(renew: Renewal) -> Renewal:
     """Have ``renew`` called in each child of a fork, before anything else runs there.
 
     A thread of the parent may have held a lock at that moment; in the child nobody gives it back.
     """
     _renewals.append(renew)
+    return renew
 
 
 def _in_child() -> None:
@@ -40,19 +52,24 @@ if hasattr(os, "register_at_fork"):
 
 
 class ForkedLock:
-    """A lock that is new in each process: for the many objects that nobody can list at a fork."""
+    """A lock that is new in each process: for the many objects that nobody can list at a fork.
 
-    __slots__ = ("_lock", "_process")
+    ``kind`` is what it is made of, :class:`threading.Lock` or :class:`threading.RLock`. In a fork's child
+    it is free, whoever held it in the parent.
+    """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    __slots__ = ("_kind", "_lock", "_process")
+
+    def __init__(self, kind: Callable[[], AnyLock] = threading.Lock) -> None:
+        self._kind = kind
+        self._lock = kind()
         self._process = _id
 
     def __enter__(self) -> None:
         if self._process is not _id:
             with _renewing:
                 if self._process is not _id:
-                    self._lock, self._process = threading.Lock(), _id
+                    self._lock, self._process = self._kind(), _id
         self._lock.acquire()
 
     def __exit__(

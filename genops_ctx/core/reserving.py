@@ -159,7 +159,7 @@ def reserve(
                 # The store's clock is in another window than ours: its time is the one that counts.
                 wish = wish._replace(watches=softened(call.rewatch(answer.now)))
                 answer = yield Hold(wish, call.started_at)
-            while isinstance(answer, Held) and not answer.fresh and answer.state in TRY_AGAIN:
+            while isinstance(answer, Held) and not answer.fresh and _try_next(call, answer.state):
                 attempt += 1
                 wish = wish._replace(id=hold_id(call.operation, attempt))
                 answer = yield Hold(wish, call.started_at)
@@ -208,6 +208,12 @@ def reserve(
         passed=passed,
         flags=flags,
     )
+
+
+def _try_next(call: Call, state: HoldState) -> bool:
+    # Nobody asked that an operation without a name of the user's be sent once only: where a queue delivers
+    # its work again, the attempt that was interrupted has the number that this one would.
+    return state in TRY_AGAIN or not call.keyed
 
 
 def _unavailable(error: StoreError) -> StoreUnavailable:

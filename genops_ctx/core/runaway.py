@@ -6,12 +6,12 @@ It counts in this process's memory and within bounds: of questions it keeps keye
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from .policy import Counted, Decision, Facts, Policy, refusal_of
+from .process import ForkedLock
 
 __all__ = ["Guard"]
 
@@ -35,7 +35,7 @@ class Guard:
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = tuple(policies)
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._key = os.urandom(16)
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._spent: OrderedDict[tuple[int, tuple[str, ...]], deque[tuple[int, int]]] = OrderedDict()

@@ -36,7 +36,7 @@ class InScope:
 class Spec:
     """What a context opens with: checked once, opened many times."""
 
-    __slots__ = ("attribution", "budgets", "locked", "name", "owner", "warned", "windowed")
+    __slots__ = ("above", "attribution", "budgets", "locked", "name", "owner", "warned", "windowed")
 
     def __init__(
         self,
@@ -45,7 +45,10 @@ class Spec:
         budgets: tuple[Budget, ...],
         locked: tuple[str, ...],
         owner: str | None = None,
+        above: tuple[str, ...] = (),
     ) -> None:
+        self.above = above
+        """ids of contexts of another process that it runs in, outermost first"""
         self.name = name
         self.attribution = attribution
         self.locked = locked
@@ -71,7 +74,7 @@ class Spec:
         self.warned = True
         say(
             f"context {name!r} has a budget but closed without one metered call. Likely reasons: "
-            "the calls do not go through an adapter or metered_call, or they ran in a thread that did "
-            "not inherit the context",
+            "the calls do not go through an adapter or metered_call, or they ran in a queue or process that "
+            "the context was not given to",
             stacklevel=5,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..core.process import ForkedLock
 
 __all__ = ["Address", "Addresses", "Match", "address_of"]
 
@@ -62,7 +63,7 @@ class Addresses(Generic[T]):
         """
         self._ignore = ignore
         self._first_seen = first_seen
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._governed: dict[tuple[str, str, int], tuple[tuple[str, T], ...]] = {}
         self._known: dict[str, Match[T]] = {}
         self._redirects: OrderedDict[str, T] = OrderedDict()

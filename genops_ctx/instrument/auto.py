@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from ..core.errors import ConfigurationError
+from ..core.process import ForkedLock
 from .governor import Governor
 from .patches import Patch, Patches
 from .registry import addresses
@@ -33,7 +33,7 @@ _patches = Patches(
         Patch("aiohttp", "ClientSession", "_request", _from("aiohttp_hook", "request")),
     )
 )
-_lock = threading.Lock()
+_lock = ForkedLock()
 
 
 def auto_instrument(

@@ -7,11 +7,12 @@ without regard to what else has wrapped the same function.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import wrapt
+
+from ..core.process import ForkedLock
 
 __all__ = ["Patch", "Patches"]
 
@@ -39,7 +40,7 @@ class Patches:
 
     def __init__(self, patches: tuple[Patch, ...]) -> None:
         self._patches = patches
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._in: dict[Patch, Any] = {}
         self._waiting = False
         self.on = False

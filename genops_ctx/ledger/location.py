@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigurationError, StoreError
+from ..core.process import ForkedLock
 from .memory import MemoryLedger
 from .sqlite import SQLiteLedger
 
@@ -53,7 +53,7 @@ class DefaultLedger:
     def __init__(self, path: Path | None = None) -> None:
         self._file = SQLiteLedger(default_ledger_path() if path is None else path)
         self._ledger: SQLiteLedger | MemoryLedger = self._file
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._proved = False
 
     def together_with(self, store: AccountStore) -> Callable[[Charge, bool], bool] | None:

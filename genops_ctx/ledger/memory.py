@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ..core.ports import AuditEvent, Witness
+from ..core.process import ForkedLock
 from ..core.records import Charge
 from .totals import Total, parse_query, scan
 
@@ -20,7 +20,7 @@ class MemoryLedger:
     """The last :data:`KEPT_CHARGES` charges of this process; what it holds ends with the process."""
 
     def __init__(self, kept: int = KEPT_CHARGES) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._kept = kept
         self._charges: OrderedDict[str, Charge] = OrderedDict()
         self._of_operation: dict[str, list[Charge]] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigurationError
 from ..core.ports import Quote
+from ..core.process import ForkedLock
 from .compiled import Period, free
 from .names import LOCAL_PROVIDERS, UNPRICED_PROVIDERS, model_names, provider_of
 from .overrides import PriceOverride, load_overrides, overrides_path, parse_overrides
@@ -58,7 +59,7 @@ class Catalogue:
         self._overrides = tuple(overrides)
         self._data = data
         self._updated = updated
-        self._lock = threading.RLock()
+        self._lock = ForkedLock(threading.RLock)
         self._entries: dict[tuple[str, str], Period] = {}
         self._corrections: tuple[PriceOverride, ...] | None = None
 
@@ -284,7 +285,7 @@ def _day(at: float) -> str:
 
 
 _default: Catalogue | None = None
-_default_lock = threading.Lock()
+_default_lock = ForkedLock()
 
 
 def default_catalogue() -> Catalogue:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import time
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.accounts import Account, Refusal, Reserve, Watch, reserve
 from ..core.budget import Budget
 from ..core.money import Amount, dollars, format_dollars, nanos_up, parse_dollars
+from ..core.process import ForkedLock
 from ..core.scope import ScopedBudget
 from ..runtime import get_runtime
 from ..stores.memory import MemoryStore
@@ -249,7 +249,7 @@ class BudgetManager:
         self._clock = clock
         self._advice = _Advice(windows, clock)
         self._total = 0
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     @property
     def spent(self) -> dict[str, Decimal]:

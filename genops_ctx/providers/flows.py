@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections import OrderedDict
@@ -11,6 +10,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from ..core.errors import ConfigurationError
+from ..core.process import ForkedLock
 from ..wire.answers import Problem, ProblemKind
 from ..wire.flows import FlowDefinition, FlowSummary, parse_flow, parse_flow_list
 from .errors import (
@@ -44,7 +44,7 @@ class FlowDirectory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._list: tuple[float, list[FlowSummary]] | None = None
         self._definitions: OrderedDict[str, tuple[float, FlowDefinition | FlowiseError]] = OrderedDict()
 
@@ -160,7 +160,7 @@ def _is_id(reference: str) -> bool:
 
 
 _directories: OrderedDict[tuple[str, str | None], FlowDirectory] = OrderedDict()
-_directories_lock = threading.Lock()
+_directories_lock = ForkedLock()
 KEPT_DIRECTORIES = 64
 
 

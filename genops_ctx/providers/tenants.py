@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigurationError
 from ..core.money import dollars
+from ..core.process import ForkedLock
 from ..core.records import Line, LineKind
 from ..runtime import get_runtime
 from .answers import FlowiseAnswer, FlowiseStream
@@ -30,7 +30,7 @@ class MultiTenantFlowiseManager:
         self.api_key = api_key
         self.tenant_adapters: dict[str, GenOpsFlowiseAdapter] = {}
         self._configs: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def get_tenant_adapter(self, tenant_id: str, **tenant_config: Any) -> GenOpsFlowiseAdapter:
         """The tenant's adapter; made at the first call, with that call's configuration.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Mapping, Sequence
 
 from ..core import accounts as rule
 from ..core.accounts import Account, Change, Control, Grant, Hold, HoldState, Refusal, Reserve, WrongWindow
 from ..core.ports import Held, Lost
+from ..core.process import ForkedLock
 from .tombstones import LOCAL_SECONDS, TOMBSTONE_SECONDS
 
 __all__ = ["MemoryStore"]
@@ -25,7 +25,7 @@ class MemoryStore:
     def __init__(self, *, remember: float = LOCAL_SECONDS) -> None:
         """``remember``: seconds that the end of an unnamed attempt is kept."""
         self._kept = remember
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Hold] = {}
         self._expiries: list[tuple[float, str]] = []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 
 from ..core import breaker as rule_of
 from ..core.breaker import MICROS, NEW_CIRCUIT, BreakerRule, Circuit, Denied, Outcome, Permit
+from ..core.process import ForkedLock
 from .permit_ids import permit_id
 
 __all__ = ["MemoryBreakers"]
@@ -16,7 +16,7 @@ class MemoryBreakers:
     """A :class:`~genops_ctx.core.resilience_ports.BreakerStore` in this process's memory."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._circuits: dict[str, Circuit] = {}
 
     def admit(

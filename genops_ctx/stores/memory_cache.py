@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from collections import OrderedDict
 
 from ..core.breaker import MICROS
 from ..core.cache import Busy, CacheRule, Hit, Lease
+from ..core.process import ForkedLock
 
 __all__ = ["LEASE_KEPT", "MemoryCache"]
 
@@ -19,7 +19,7 @@ class MemoryCache:
     """A :class:`~genops_ctx.core.resilience_ports.CacheStore` in this process's memory."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._caches: dict[str, _Shelf] = {}
 
     def get(self, cache: str, key: str, now: float) -> Hit | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 from ..core import adaptive
 from ..core import ratelimit as rule_of
 from ..core.adaptive import AdaptiveRate, Observed
 from ..core.breaker import MICROS
+from ..core.process import ForkedLock
 from ..core.ratelimit import Admitted, Bucket, Limited, RateLimit
 
 __all__ = ["MemoryLimits"]
@@ -20,7 +19,7 @@ class MemoryLimits:
     """A :class:`~genops_ctx.core.resilience_ports.LimitStore` in this process's memory."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._buckets: dict[str, Bucket] = {}
         self._rates: dict[str, Observed] = {}
         self._sweep_at = SWEEP_FROM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..core.accounts import Account, Control, Grant, Hold, Refusal, Reserve, WrongWindow
 from ..core.errors import ConfigurationError
 from ..core.ports import Held, Lost
+from ..core.process import ForkedLock
 from . import redis_words as words
 from .redis_deadline import Deadline
 from .redis_line import Line
@@ -78,7 +78,7 @@ class RedisStore:
         )
         self._client: Any = None
         self._line = Line(self._address.shown, command_timeout)
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def __repr__(self) -> str:
         return f"RedisStore({self._address.shown!r})"

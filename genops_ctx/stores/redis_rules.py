@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..core.breaker import MICROS
 from ..core.errors import ConfigurationError, StoreError
+from ..core.process import ForkedLock
 from .redis_deadline import Deadline
 from .redis_line import Line
 from .redis_session import STARTED_WITHIN
@@ -71,7 +71,7 @@ class RedisRules:
         self._deadline = Deadline()
         self.line = Line(self._address.shown, command_timeout)
         self._client: Any = None
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def __repr__(self) -> str:
         return f"RedisRules({self._address.shown!r})"

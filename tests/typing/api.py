@@ -13,8 +13,10 @@ from genops_ctx import (
     GovernanceError,
     Usage,
     __version__,
+    attach_context,
     configure,
     current_context,
+    export_context,
     governance_context,
     governed,
     instrument_flowise,
@@ -102,6 +104,15 @@ def use_contexts() -> None:
         return number / 2
 
     assert_type(decorated(1), float)
+
+
+def use_processes() -> None:
+    with governance_context("batch"):
+        text = export_context()
+    assert_type(text, str)
+    with attach_context(text) as context:
+        assert_type(context, GovernanceContext)
+        assert_type(context.wrap(bare)("x"), list[str])
 
 
 def use_metering() -> Charge:
