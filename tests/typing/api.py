@@ -1,7 +1,9 @@
-"""Every public name as users write it; checked by mypy --strict (tests/test_typing.py), never run."""
+"""Every public name as users write it: read by mypy and pyright (tests/test_typing.py), never run."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -14,8 +16,10 @@ from genops_ctx import (
     Usage,
     __version__,
     attach_context,
+    auto_instrument,
     configure,
     current_context,
+    disable_auto_instrument,
     export_context,
     governance_context,
     governed,
@@ -31,7 +35,7 @@ from genops_ctx.providers.errors import FlowiseError, FlowiseRateLimitError
 from genops_ctx.providers.flowise import AsyncFlowiseAdapter, GenOpsFlowiseAdapter
 from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode, capture
 
-assert_type(__version__, str)
+version: str = __version__
 
 configure(
     budgets=[Budget("100/month", by="team"), Budget(5, "day", name="daily"), "1/hour"],
@@ -67,20 +71,64 @@ def metered_function() -> dict[str, int]:
     return {"in": 1, "out": 2}
 
 
+@governed(meter="auto", max_cost=1)
+def metered_by_shape() -> object:
+    return None
+
+
+@governed(budget=1)
+def steps(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+@governed
+async def steps_later(number: int) -> AsyncIterator[str]:
+    yield str(number)
+
+
+@governed
+@contextlib.contextmanager
+def session(name: str) -> Iterator[bytes]:
+    yield name.encode()
+
+
 class Desk:
     @governed(feature="desk")
     def method(self, who: str) -> str:
         return who
+
+    @classmethod
+    @governed
+    def made(cls) -> int:
+        return 1
+
+    @staticmethod
+    @governed(team="desk")
+    def plain(who: str) -> str:
+        return who
+
+    @governed
+    def __call__(self, who: str) -> bool:
+        return bool(who)
 
 
 assert_type(bare("x", deep=True), list[str])
 assert_type(with_keywords("x"), int)
 assert_type(metered_function(), dict[str, int])
 assert_type(Desk().method("Ada"), str)
+assert_type(Desk.made(), int)
+assert_type(Desk.plain("Ada"), str)
+assert_type(Desk()("Ada"), bool)
+assert_type(steps(3), Iterator[int])
+assert_type(metered_by_shape(), object)
+with session("x") as name:
+    assert_type(name, bytes)
 
 
 async def use_coroutine() -> None:
     assert_type(await coroutine("x"), bytes)
+    async for text in steps_later(3):
+        assert_type(text, str)
     async with governance_context("async", budget=5) as context, metered_call("x") as call:
         assert_type(context, GovernanceContext)
         assert_type(call, MeteredCall)
@@ -104,6 +152,11 @@ def use_contexts() -> None:
         return number / 2
 
     assert_type(decorated(1), float)
+
+
+def use_auto_instrument() -> None:
+    assert_type(auto_instrument("http://localhost:3000", team="x", sample_rate=0.5, squad="blue"), bool)
+    assert_type(disable_auto_instrument(), bool)
 
 
 def use_processes() -> None:
