@@ -74,6 +74,10 @@ class Bucket(NamedTuple):
     limit: int
     last: int
     """microsecond of the last admission"""
+    begun: int
+    """when it was last full"""
+    given: int
+    """microseconds that were given back since"""
 
 
 class Admitted(NamedTuple):
@@ -83,6 +87,11 @@ class Admitted(NamedTuple):
     cost: int
     at: int
     """when it came: microseconds since the epoch"""
+    base: int
+    """where the bucket stood before: whole microseconds"""
+    begun: int
+    given: int
+    """of the bucket then"""
     limit: int
 
 
@@ -97,7 +106,11 @@ def admit(
 ) -> tuple[Bucket | None, Admitted | Limited]:
     """Admit a request, now or within ``patience`` (microseconds; its turn is then booked), or refuse it."""
     bucket = _settled(bucket, rule, now)
-    tat, part = _standing(bucket, now)
+    if bucket is None or bucket.tat < now:
+        tat, part, last, begun, given = now, 0, now, now, 0
+    else:
+        tat, part, _, last, begun, given = bucket
+    base = tat
     step, rest = rule.steps(cost)
     tat, part = tat + step, part + rest
     if part >= rule.limit:
@@ -106,31 +119,36 @@ def admit(
     wait = max(tat - ahead + (part > ahead_rest) - now, 0)
     if wait > patience:
         return bucket, Limited(wait / MICROS)
-    last = now if bucket is None else max(bucket.last, now)
-    return Bucket(tat, part, rule.limit, last), Admitted(wait / MICROS, cost, now, rule.limit)
+    admitted = Admitted(wait / MICROS, cost, now, base, begun, given, rule.limit)
+    return Bucket(tat, part, rule.limit, max(last, now), begun, given), admitted
 
 
 def give_back(bucket: Bucket | None, rule: RateLimit, admitted: Admitted) -> Bucket | None:
     """As if the request had not come, or less than that: never more is admitted than without it.
 
-    Without it the bucket may have been full in the meantime, and what overflowed is lost: as much as
-    the last admission came after it is not given back, which is nothing where none did.
+    Without it the bucket may have been full before the last admission, and what overflowed then is
+    lost: as much as that admission came after the time at which the bucket stood before this request
+    is not given back. That time is not taken for later than it can be, now that others gave back too.
     """
     if bucket is None or not bucket.limit == admitted.limit == rule.limit:
         return bucket
+    if bucket.begun != admitted.begun:
+        return bucket  # it has been full since, with or without this request
     step, rest = rule.steps(admitted.cost)
-    late = max(bucket.last - admitted.at, 0)
+    stood = max(admitted.base - (bucket.given - admitted.given), admitted.at)
+    late = max(bucket.last - stood, 0)
     if late > step:
         return bucket
     tat, part = bucket.tat - step + late, bucket.part - rest
     if part < 0:
         tat, part = tat - 1, part + rule.limit
-    return bucket._replace(tat=tat, part=part)
+    return bucket._replace(tat=tat, part=part, given=bucket.given + step + (rest > 0) - late)
 
 
 def remaining(bucket: Bucket | None, rule: RateLimit, now: int) -> int:
     """Requests that would be admitted at once."""
-    tat, part = _standing(_settled(bucket, rule, now), now)
+    bucket = _settled(bucket, rule, now)
+    tat, part = (now, 0) if bucket is None or bucket.tat < now else bucket[:2]
     free = rule.period_micros * rule.capacity - ((tat - now) * rule.limit + part)
     return max(free // rule.period_micros, 0)
 
@@ -147,10 +165,5 @@ def _settled(bucket: Bucket | None, rule: RateLimit, now: int) -> Bucket | None:
     if bucket.limit != rule.limit:
         bucket = bucket._replace(tat=bucket.tat + (bucket.part > 0), part=0, limit=rule.limit)
     if bucket.last > now + SET_BACK:
-        bucket = bucket._replace(tat=bucket.tat - (bucket.last - now), last=now)
+        bucket = bucket._replace(tat=bucket.tat - (bucket.last - now), last=now, begun=now)
     return bucket
-
-
-def _standing(bucket: Bucket | None, now: int) -> tuple[int, int]:
-    """Where the bucket stands now: what is past counts no more."""
-    return (now, 0) if bucket is None or bucket.tat < now else (bucket.tat, bucket.part)

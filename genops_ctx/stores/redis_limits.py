@@ -24,17 +24,17 @@ class RedisLimits:
         rule.check_cost(cost)
 
         def read(answer: list[Any]) -> Admitted | Limited:
-            admitted, wait, at = answer
-            if admitted:
-                return Admitted(wait / MICROS, cost, at, rule.limit)
-            return Limited(wait / MICROS)
+            if not answer[0]:
+                return Limited(answer[1] / MICROS)
+            _, wait, at, base, begun, given = answer
+            return Admitted(wait / MICROS, cost, at, base, begun, given, rule.limit)
 
         more = (rule.limit, *rule.steps(cost), *rule.steps(rule.capacity), round(patience * MICROS))
         return self.rules.ask(Question("bucket_admit", self._keys(key), now, more, read))
 
     def give_back(self, key: str, rule: RateLimit, admitted: Admitted, now: float) -> None:
         if admitted.limit == rule.limit:
-            more = (rule.limit, *rule.steps(admitted.cost), admitted.at)
+            more = (rule.limit, *rule.steps(admitted.cost), *admitted[3:6], admitted.at)
             self.rules.ask(Question("bucket_give_back", self._keys(key), now, more, lambda answer: None))
 
     def remaining(self, key: str, rule: RateLimit, now: float) -> int:

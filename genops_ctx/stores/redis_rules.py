@@ -163,9 +163,12 @@ class RedisRules:
     def _bounded(self, use: Callable[[Any], T]) -> T:
         """Use the client; whatever goes wrong there is a :class:`StoreError`."""
         begun = time.monotonic()
-        self._deadline.begin(self.timeout)
         try:
-            answer = use(self._client or self._connected())
+            # The first use of redis-py loads it, which no server is to blame for.
+            client = self._client or self._connected()
+            begun = time.monotonic()
+            self._deadline.begin(self.timeout)
+            answer = use(client)
         except Exception as error:
             raise self.line.failed(error, begun) from None
         finally:

@@ -16,7 +16,7 @@ __all__ = ["SQLiteLimits"]
 SWEPT_AT_ONCE = 20
 """Full buckets that are forgotten where a new one is made."""
 
-_BUCKET = "SELECT tat, part, of, last FROM buckets WHERE key = ?"
+_BUCKET = "SELECT tat, part, of, last, begun, given FROM buckets WHERE key = ?"
 _RATE = "SELECT rate, calls, failures FROM rates WHERE key = ?"
 
 
@@ -73,4 +73,4 @@ def _find(connection: sqlite3.Connection, key: str) -> Bucket | None:
 
 
 def _keep(connection: sqlite3.Connection, key: str, bucket: Bucket) -> None:
-    connection.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?, ?)", (key, *bucket))
+    connection.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *bucket))

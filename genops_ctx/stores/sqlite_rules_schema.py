@@ -14,7 +14,7 @@ _TABLES = (
     ) WITHOUT ROWID""",
     """CREATE TABLE buckets (
         key TEXT PRIMARY KEY, tat INTEGER NOT NULL, part INTEGER NOT NULL, of INTEGER NOT NULL,
-        last INTEGER NOT NULL
+        last INTEGER NOT NULL, begun INTEGER NOT NULL, given INTEGER NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX buckets_full ON buckets (tat)",
     """CREATE TABLE rates (

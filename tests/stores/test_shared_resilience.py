@@ -44,9 +44,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 def peer(request: pytest.FixtureRequest) -> Iterator[NewPeer]:
     made: list[SharedResilience] = []
 
-    def make(away: str = "local", url: str = "", namespace: str = "genops") -> SharedResilience:
+    def make(
+        away: str = "local", url: str = "", namespace: str = "genops", bound: float = BOUND
+    ) -> SharedResilience:
         server_url = url or request.getfixturevalue("server").url
-        rules = RedisRules(server_url, command_timeout=BOUND, namespace=namespace)
+        rules = RedisRules(server_url, command_timeout=bound, connect_timeout=2.0, namespace=namespace)
         made.append(SharedResilience(rules, away=away))
         return made[-1]
 
@@ -338,7 +340,7 @@ def test_outcomes_of_calls_from_before_and_after_an_absence_are_counted_where_th
 
 
 def test_one_probe_of_fifty_threads(peer: NewPeer) -> None:
-    one = peer()
+    one = peer("refuse", bound=5.0)
     listening(one)
     open_it(one, QUICK)
     time.sleep(0.35)

@@ -1,11 +1,14 @@
--- KEYS 1 bucket. A bucket is kept as "tat part limit last"; see core/ratelimit.py. ARGV 3 limit
+-- KEYS 1 bucket. A bucket is kept as "tat part limit last begun given"; see core/ratelimit.py. ARGV 3 limit
 local SET_BACK = 1000000
 local limit = tonumber(ARGV[3])
 local text = redis.call("GET", KEYS[1])
-local tat, part, kept_limit, last, dirty
+local tat, part, kept_limit, last, begun, given, dirty
 if text then
-  tat, part, kept_limit, last = text:match("^(%d+) (%d+) (%d+) (%d+)$")
-  tat, part, kept_limit, last = tonumber(tat), tonumber(part), tonumber(kept_limit), tonumber(last)
+  local fields = {}
+  for field in text:gmatch("%d+") do
+    fields[#fields + 1] = tonumber(field)
+  end
+  tat, part, kept_limit, last, begun, given = unpack(fields)
 end
 
 local function settle()
@@ -16,12 +19,12 @@ local function settle()
     tat, part, kept_limit, dirty = tat + (part > 0 and 1 or 0), 0, limit, true
   end
   if last > now + SET_BACK then
-    tat, last, dirty = tat - (last - now), now, true
+    tat, last, begun, dirty = tat - (last - now), now, now, true
   end
 end
 
 local function keep()
-  local text = string.format("%.0f %.0f %.0f %.0f", tat, part, limit, last)
+  local text = string.format("%.0f %.0f %.0f %.0f %.0f %.0f", tat, part, limit, last, begun, given)
   -- A bucket that is full again is one that there is not.
   local life = math.max(math.ceil((tat - now) / 1000), 0) + 2000
   redis.call("SET", KEYS[1], text, "PX", string.format("%.0f", life))

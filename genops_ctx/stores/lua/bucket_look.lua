@@ -2,4 +2,4 @@
 if not tat then
   return answer(now)
 end
-return answer(now, tat, part, kept_limit, last)
+return answer(now, tat, part, kept_limit, last, begun, given)
