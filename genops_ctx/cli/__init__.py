@@ -26,6 +26,7 @@ COMMANDS = {
     "run": ("run", "Run one flow and show what it cost."),
     "backfill": ("backfill", "Book calls that Flowise ran without being governed."),
     "flows": ("flows", "List flows and how exactly they are metered; set that up, and undo it."),
+    "verify": ("verify", "Probe a flow's metering routes: booked beside billed."),
     "init": ("init", "Write a configuration file for this project."),
     "report": ("report", "What was spent, by team, flow, model … and how exactly that is known."),
     "budgets": ("budgets", "List budgets; set, grant, reset, freeze, rebuild; try out alerts."),

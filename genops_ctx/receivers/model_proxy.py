@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import ConfigurationError
+from ..runtime import get_runtime
 from .passed_on import PassedOn, refuse
 from .proxied_calls import KEY_HEADER, ProxiedCall, correcting, header_of
 from .upstreams import Upstream, target_of, upstreams_of
@@ -42,8 +43,8 @@ class ModelProxy:
         upstreams: the only places that anything is sent to, by the name that paths begin with:
             ``{"openai": "https://api.openai.com/v1"}``, or :class:`Upstream` records.
         key: what callers must send as ``x-fw-key``.
-        tell: called with each :class:`ProxiedCall`, in a thread; :func:`correcting` gives one that
-            corrects charges.
+        tell: called with each :class:`ProxiedCall`, in a thread; unless given, what passes corrects the
+            charges of this process.
         clock: epoch seconds.
         timeout: seconds that a whole exchange may take.
 
@@ -56,7 +57,7 @@ class ModelProxy:
         upstreams: Mapping[str, str] | Iterable[Upstream],
         *,
         key: str,
-        tell: Callable[[ProxiedCall], object],
+        tell: Callable[[ProxiedCall], object] | None = None,
         clock: Callable[[], float] = time.time,
         timeout: float = TOTAL_SECONDS,
         max_request_bytes: int = MAX_REQUEST_BYTES,
@@ -65,7 +66,7 @@ class ModelProxy:
             raise ConfigurationError("a model proxy needs a key of printable ASCII that its callers send")
         self.upstreams = upstreams_of(upstreams)
         self._key = key.encode()
-        self._tell = tell
+        self._tell = tell if tell is not None else correcting(get_runtime().corrections)
         self._clock = clock
         self._timeout = timeout
         self._max_request = max_request_bytes

@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 
+from genops_ctx.cli import main
+from genops_ctx.runtime import reset_runtime
 from genops_ctx.testing.model_stub import ModelStub
 
 from .flowise_account import MANAGE_FLOWS, READ_FLOWS, READ_NO_FLOWS, Owner
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "GENOPS_TEST_FLOWISE"
 HERE = Path(__file__).parent
+
+RECEIVER_KEY = "key-of-the-receivers"
 
 RATE_LIMIT_MESSAGE = "Slow down, please"
 
@@ -157,3 +162,27 @@ def rate_limited_flow(flowise: RunningFlowise) -> Callable[[int], str]:
         return flow_id
 
     return create
+
+
+@pytest.fixture
+def command_with_a_ledger(
+    flowise: RunningFlowise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Result]]:
+    """The command, with a ledger of its own in a file."""
+    monkeypatch.setenv("FLOWISE_BASE_URL", flowise.url)
+    monkeypatch.setenv("FLOWISE_API_KEY", flowise.api_key)
+    monkeypatch.setenv("GENOPS_LEDGER", f"sqlite:///{tmp_path}/ledger.sqlite3")
+    monkeypatch.setenv("GENOPS_RECEIVER_KEY", RECEIVER_KEY)
+
+    def call(*arguments: str, input: str | None = None) -> Result:
+        before = reset_runtime(None)  # as a process of its own
+        try:
+            return CliRunner().invoke(main, arguments, input=input)
+        finally:
+            fresh = reset_runtime(before)
+            if fresh is not None:
+                fresh.books.close()
+
+    yield call
+    kept = tmp_path / "ledger.sqlite3"
+    assert not kept.exists() or RECEIVER_KEY.encode() not in kept.read_bytes()

@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from genops_ctx.cli import main
 from genops_ctx.receivers.model_proxy import ModelProxy, ProxiedCall
 from genops_ctx.receivers.server import ReceiverApp
-from genops_ctx.runtime import reset_runtime
 
 from ..receivers.asgi_server import served
+from .conftest import RECEIVER_KEY as KEY
 from .conftest import RunningFlowise
 
 if TYPE_CHECKING:
     from genops_ctx.testing.model_stub import ModelStub
 
-KEY = "key-of-the-receivers"
 ELSEWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def run(
-    flowise: RunningFlowise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Result]]:
-    """The command, with a ledger of its own in a file."""
-    monkeypatch.setenv("FLOWISE_BASE_URL", flowise.url)
-    monkeypatch.setenv("FLOWISE_API_KEY", flowise.api_key)
-    monkeypatch.setenv("GENOPS_LEDGER", f"sqlite:///{tmp_path}/ledger.sqlite3")
-    monkeypatch.setenv("GENOPS_RECEIVER_KEY", KEY)
-
-    def call(*arguments: str, input: str | None = None) -> Result:
-        before = reset_runtime(None)  # as a process of its own
-        try:
-            return CliRunner().invoke(main, ["flows", *arguments], input=input)
-        finally:
-            fresh = reset_runtime(before)
-            if fresh is not None:
-                fresh.books.close()
-
-    yield call
-    kept = tmp_path / "ledger.sqlite3"
-    assert not kept.exists() or KEY.encode() not in kept.read_bytes()
+def run(command_with_a_ledger: Callable[..., Result]) -> Callable[..., Result]:
+    """``genops-ctx flows``."""
+    return functools.partial(command_with_a_ledger, "flows")
 
 
 def definition(flowise: RunningFlowise, flow: str) -> dict[str, Any]:
