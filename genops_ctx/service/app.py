@@ -8,10 +8,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .._version import __version__
 from ..instrument.governor import Governor
@@ -20,7 +19,7 @@ from ..settings import load_settings
 from .access import Access
 from .admin import admin_routes
 from .gateway import Bounds, Gateway
-from .health import Checks, report_of
+from .health import Checks, Liveness, Readiness, Report, report_of
 from .key_store import open_keys
 from .keys import KeyStore
 from .origins import OriginsMiddleware
@@ -96,25 +95,36 @@ def create_app(
     # The embed widget has an address to set and no header: its key is part of the address.
     app.add_route("/k/{key}/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
 
-    @app.get("/health", summary="How the service is, with reasons; 503 only where calls cannot be answered")
-    async def health() -> JSONResponse:
-        report = report_of(
-            await checks.found(), checks.uptime_seconds, draining=get_runtime().in_flight.closed
-        )
-        return JSONResponse(report, 503 if report["status"] == "unhealthy" else 200)
+    @app.get(
+        "/health",
+        summary="How the service is, with reasons; 503 only where calls cannot be answered",
+        response_model=Report,
+        responses={503: {"model": Report}},
+    )
+    async def health(response: Response) -> Report:
+        report = await _report()
+        response.status_code = 503 if report.status == "unhealthy" else 200
+        return report
 
     @app.get("/health/live", summary="Whether the worker is alive; asks nobody")
-    async def live() -> dict[str, Any]:
-        return {"status": "alive", "worker_id": os.getpid()}
+    async def live() -> Liveness:
+        return Liveness(status="alive", worker_id=os.getpid())
 
-    @app.get("/health/ready", summary="Whether calls can be sent here")
-    @app.get("/ready", include_in_schema=False)
-    async def ready() -> JSONResponse:
-        report = report_of(
-            await checks.found(), checks.uptime_seconds, draining=get_runtime().in_flight.closed
-        )
-        able = report["flowise_connected"] and not get_runtime().in_flight.closed
-        body = {"status": "ready" if able else "not ready", "reasons": report["reasons"]}
-        return JSONResponse(body, 200 if able else 503)
+    @app.get(
+        "/health/ready",
+        summary="Whether calls can be sent here",
+        response_model=Readiness,
+        responses={503: {"model": Readiness}},
+    )
+    @app.get("/ready", include_in_schema=False, response_model=Readiness)
+    async def ready(response: Response) -> Readiness:
+        report = await _report()
+        able = report.flowise_connected and not get_runtime().in_flight.closed
+        response.status_code = 200 if able else 503
+        return Readiness(status="ready" if able else "not ready", reasons=report.reasons)
+
+    async def _report() -> Report:
+        draining = get_runtime().in_flight.closed
+        return report_of(await checks.found(), checks.uptime_seconds, draining=draining)
 
     return app

@@ -11,14 +11,16 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from ..core.errors import GovernanceError
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["Checks", "report_of"]
+__all__ = ["Checks", "Liveness", "Readiness", "Report", "report_of"]
 
 SECONDS = 1.0
 REMEMBERED_SECONDS = 1.0
@@ -91,8 +93,36 @@ def _ask_ledger() -> None:
     get_runtime().books.ledger.unsettled(1)
 
 
-def report_of(found: Found, uptime: float, *, draining: bool) -> dict[str, Any]:
+class Report(BaseModel):
+    """How the service is."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    reasons: list[str] = Field(description="Why it is not healthy")
+    worker_id: int
+    timestamp: str
+    uptime_seconds: float
+    flowise_connected: bool
+    store_connected: bool
+    ledger_connected: bool
+
+
+class Readiness(BaseModel):
+    """Whether calls can be sent here."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+
+
+class Liveness(BaseModel):
+    """The worker is alive."""
+
+    status: Literal["alive"]
+    worker_id: int
+
+
+def report_of(found: Found, uptime: float, *, draining: bool) -> Report:
     """``healthy``; ``degraded`` where calls go on without something; ``unhealthy`` where they cannot."""
+    status: Literal["healthy", "degraded", "unhealthy"]
     if not found.flowise:
         status = "unhealthy"
     elif draining or not (found.store and found.ledger):
@@ -100,13 +130,13 @@ def report_of(found: Found, uptime: float, *, draining: bool) -> dict[str, Any]:
     else:
         status = "healthy"
     reasons = found.reasons + (["it is shutting down"] if draining else [])
-    return {
-        "status": status,
-        "reasons": reasons,
-        "worker_id": os.getpid(),
-        "timestamp": datetime.now(UTC).isoformat(),
-        "uptime_seconds": round(uptime, 3),
-        "flowise_connected": found.flowise,
-        "store_connected": found.store,
-        "ledger_connected": found.ledger,
-    }
+    return Report(
+        status=status,
+        reasons=reasons,
+        worker_id=os.getpid(),
+        timestamp=datetime.now(UTC).isoformat(),
+        uptime_seconds=round(uptime, 3),
+        flowise_connected=found.flowise,
+        store_connected=found.store,
+        ledger_connected=found.ledger,
+    )
