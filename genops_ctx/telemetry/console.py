@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from .spans import Spans
@@ -24,7 +25,7 @@ def switch(on: bool) -> None:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    exporter = ConsoleSpanExporter()
+    exporter = ConsoleSpanExporter(out=sys.stdout)  # its default is what stdout was when it was imported
 
     def show(span: Span) -> None:
         if isinstance(span, ReadableSpan):
