@@ -64,6 +64,8 @@ class Settings:
     """where budget alerts are posted; it is as secret as a password"""
     signing_key: str | None = field(default=None, repr=False)
     """signs contexts that go to other processes; 16 characters at least"""
+    propagate_to: tuple[str, ...] = ()
+    """hosts that are told of attribution and trace, by ``baggage`` and ``traceparent``"""
     prices: str | None = None
     """path of a file of the user's own prices"""
     source: str = ""
@@ -128,6 +130,9 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
             raise ConfigurationError("GENOPS_LEDGER_COMPLETE must be true or false")
         given["ledger_complete"] = _YES_OR_NO[complete]
     given["attribution"] = {**settings.attribution, **environment_attribution(env)}
+    hosts = env.get("GENOPS_PROPAGATE_TO", "").replace(",", " ").lower().split()
+    if hosts:
+        given["propagate_to"] = tuple(hosts)
     return replace(settings, **given)
 
 

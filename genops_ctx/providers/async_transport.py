@@ -17,6 +17,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
 from ..core.errors import ConfigurationError
+from ..instrument.tracing import outgoing_headers
 from ..wire.answers import MAX_ANSWER_BYTES
 from .async_sessions import OpenSession
 from .deadline import Exchange, exchange
@@ -134,7 +135,7 @@ class AsyncTransport:
         """
         opened = self._session()
         session = opened.session
-        headers = {"Accept": "application/json, text/event-stream"}
+        headers = {"Accept": "application/json, text/event-stream", **outgoing_headers(self.base_url)}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self.api_key and "Authorization" not in session.headers and session.auth is None:

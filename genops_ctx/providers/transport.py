@@ -17,6 +17,7 @@ import urllib3.exceptions
 
 from .._version import __version__
 from ..core.errors import ConfigurationError
+from ..instrument.tracing import outgoing_headers
 from ..wire.answers import MAX_ANSWER_BYTES
 from .deadline import DeadlineAdapter, Exchange, exchange
 from .errors import FlowiseError
@@ -208,7 +209,7 @@ class Transport:
         Raises :class:`FlowiseConnectionError` and :class:`FlowiseTimeoutError` whose ``outcome`` says
         whether the request had left.
         """
-        headers = {"Accept": "application/json, text/event-stream"}
+        headers = {"Accept": "application/json, text/event-stream", **outgoing_headers(self.base_url)}
         if body is not None:
             headers["Content-Type"] = "application/json"
         session = self._session()
