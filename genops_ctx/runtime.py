@@ -112,10 +112,10 @@ class Runtime:
         self, context: GovernanceContext | None, own: tuple[ScopedBudget, ...] = ()
     ) -> InScope:
         """The budgets that a call there must keep."""
-        windowed, held = (context.windowed, context.budgets) if context is not None else ((), ())
-        if self.settings.mode == "off" or not (own or windowed or held):
+        if self.settings.mode == "off" or (context is None and not own):
             return self._everywhere
-        return InScope((*self._everywhere.scoped, *own, *windowed), held)
+        everywhere = InScope((*self._everywhere.scoped, *own)) if own else self._everywhere
+        return everywhere if context is None else context.in_scope(everywhere)
 
     # -- a call ---------------------------------------------------------------------------------
 

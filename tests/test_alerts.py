@@ -102,6 +102,28 @@ def test_modes(mode: str, alerts: int) -> None:
     assert len(told) == alerts
 
 
+def test_what_is_booked_while_accounts_are_looked_at_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Alert] = []
+    runtime = use(Budget("1/day", alert_thresholds=(0.5, 0.8), on_exceeded="warn"), told=told)
+    read, looked = runtime.books.store.accounts, []
+
+    def accounts(keys: object = None) -> object:
+        found = read(keys)  # type: ignore[arg-type]
+        if not looked:
+            looked.append(1)
+            spend("0.30")  # a call ends between the look and what is made of it
+        return found
+
+    monkeypatch.setattr(runtime.books.store, "accounts", accounts)
+    spend("0.30")
+    spend("0.22")
+    for _ in range(2):
+        assert runtime.alerts.flush()
+    assert [alert.threshold for alert in told] == [Decimal("0.5"), Decimal("0.8")]
+
+
 def test_many_threads_alert_once() -> None:
     told: list[Alert] = []
     runtime = use(Budget("1/day", on_exceeded="warn"), told=told)

@@ -201,8 +201,10 @@ def reserve(
         if now < watch.starts_at or (watch.ends_at is not None and now >= watch.ends_at):
             return WrongWindow(now)
         control = controls.get(watch.control, _UNCONTROLLED)
-        limit = _limit(watch, control, accounts, now)
-        account = _counted(watch, accounts)
+        limit = watch.limit
+        if watch.before or control is not _UNCONTROLLED:
+            limit = _limit(watch, control, accounts, now)
+        account = _counted(watch, accounts) if watch.also else accounts.get(watch.account, _NOTHING)
         left = limit - account.spent - account.reserved
         if control.frozen and not watch.observed:
             return Refusal(watch, account, amount, limit, frozen=True)
@@ -216,15 +218,12 @@ def reserve(
             return tightest
         amount = least
     names = tuple(dict.fromkeys([watch.account for watch in wish.watches]))
-    passed = tuple(watch for watch, left in soft if left < amount)
+    passed = tuple([watch for watch, left in soft if left < amount]) if soft else ()
     return Change(Hold(HoldState.HELD, amount, 0, names, wish.expires_at, wish.token), 0, amount, passed)
 
 
 def _counted(watch: Watch, accounts: Mapping[str, Account]) -> Account:
-    account = accounts.get(watch.account, _NOTHING)
-    if not watch.also:
-        return account
-    counted = [account, *(accounts.get(key, _NOTHING) for key in watch.also)]
+    counted = [accounts.get(key, _NOTHING) for key in (watch.account, *watch.also)]
     return Account(sum(item.spent for item in counted), sum(item.reserved for item in counted))
 
 

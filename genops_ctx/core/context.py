@@ -88,6 +88,7 @@ class GovernanceContext(Limits):
         self._locks: Attribution = {}
         self._windowed = spec.windowed
         self._watches = None
+        self._in_scope = None
         self._ids: tuple[str, ...] | None = None
         self._opening: Opening | None = None
 

@@ -9,6 +9,7 @@ from .errors import ConfigurationError
 from .money import dollars
 from .pending import Correctable
 from .process import process_id
+from .scope import InScope
 from .totals import rows_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ __all__ = ["Limits"]
 class Limits(Correctable):
     """What the story of a call does to a context and to those around it, in one step each."""
 
-    __slots__ = ("_number", "_path", "_prefix", "_spec", "_watches", "_windowed")
+    __slots__ = ("_in_scope", "_number", "_path", "_prefix", "_spec", "_watches", "_windowed")
+
+    _in_scope: tuple[InScope, InScope] | None
 
     _number: int
     _path: tuple[Limits, ...]
@@ -78,6 +81,17 @@ class Limits(Correctable):
     def windowed(self) -> tuple[ScopedBudget, ...]:
         """The budgets with a window of this context and those around it."""
         return self._windowed
+
+    def in_scope(self, everywhere: InScope) -> InScope:
+        """The budgets that a call in it must keep, with those that every call must."""
+        known = self._in_scope
+        if known is None or known[0] is not everywhere:
+            held = self.budgets
+            both = everywhere
+            if self._windowed or held:
+                both = InScope((*everywhere.scoped, *self._windowed), held)
+            known = self._in_scope = (everywhere, both)
+        return known[1]
 
     def expect_calls_elsewhere(self) -> None:
         """It was exported: that no call is made here says nothing."""

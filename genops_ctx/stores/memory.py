@@ -14,6 +14,7 @@ from .tombstones import LOCAL_SECONDS, TOMBSTONE_SECONDS
 __all__ = ["MemoryStore"]
 
 _NEVER = float("inf")
+_EMPTY = Account()
 
 
 class MemoryStore:
@@ -57,7 +58,7 @@ class MemoryStore:
                     self._memos[wish.id] = wish.memo
                 self._note_ends(wish)
         hold = change.hold
-        passed = tuple(watch.budget for watch in change.passed)
+        passed = tuple([watch.budget for watch in change.passed])
         return Held(hold.state, hold.amount, before is None, passed)
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
@@ -140,17 +141,20 @@ class MemoryStore:
 
     def _apply(self, name: str, change: Change) -> None:
         self._holds[name] = change.hold
-        for key in change.hold.accounts:
-            account = self._accounts.get(key, Account())
-            self._accounts[key] = Account(account.spent + change.spent, account.reserved + change.reserved)
+        hold, spent, reserved, _ = change
+        accounts = self._accounts
+        for key in hold.accounts:
+            before_spent, before_reserved = accounts.get(key, _EMPTY)
+            accounts[key] = Account(before_spent + spent, before_reserved + reserved)
 
     def _note_ends(self, wish: Reserve) -> None:
         """Remember when an account may go."""
         for watch in wish.watches:
-            gone_at = rule.kept_until(watch)
-            if gone_at is not None and watch.account not in self._windows:
-                self._windows.add(watch.account)
-                heapq.heappush(self._closed, (gone_at, watch.account))
+            if watch.account not in self._windows:
+                gone_at = rule.kept_until(watch)
+                if gone_at is not None:
+                    self._windows.add(watch.account)
+                    heapq.heappush(self._closed, (gone_at, watch.account))
 
     def _end(self, name: str, now: float) -> None:
         """Forget a hold that nobody can ask for again."""

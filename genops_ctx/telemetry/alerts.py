@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..core.alerts import Alert, alert_of, crossed_here, marks_of, spent_of
 from ..core.errors import ConfigurationError, StoreError
+from ..core.process import process_id
 
 if TYPE_CHECKING:
     from ..core.accounts import Watch
@@ -67,20 +68,32 @@ class Alerts:
         self._sinks = tuple(sinks)
         self._marked: dict[str, float] = {}
         """marks that are known to be set, and until when: the store need not be asked again"""
+        self._noted: set[tuple[str, int]] = set()
+        """accounts that the next look will read, and the budgets it will read them for"""
+        self._process = process_id()
 
     def booked(self, watches: Sequence[Watch], context: GovernanceContext | None) -> None:
         """A charge was booked to these accounts, and in this context. Never waits."""
         if not self._sinks:
             return
-        words: list[Watch | Alert] = [
-            watch for watch in watches if watch.source is not None and watch.source.alert_parts
-        ]
+        if self._process is not process_id():  # who would have looked is in the process that was forked
+            self._process, self._noted = process_id(), set()
+        words: list[Watch | Alert] = []
+        noted = self._noted
+        for watch in watches:
+            source = watch.source
+            if source is not None and source.alert_parts:
+                key = (watch.account, id(source))
+                if key not in noted:
+                    noted.add(key)
+                    words.append(watch)
         if context is not None:
             words += crossed_here(context, self._clock())
         if words:
             try:
                 _worker().jobs.put((self, words))
             except RuntimeError as error:  # no thread can be started: the call is paid for all the same
+                self._noted = set()
                 log.warning("a budget alert may be late: %s", error)
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -99,6 +112,8 @@ class Alerts:
                 self._tell(word)
             else:
                 watches[word.account, id(word.source)] = word
+        # Before the accounts are read: what is booked from now on is noted anew.
+        self._noted.difference_update(watches)
         try:
             for alert in self._due(list(watches.values())):
                 self._tell(alert)

@@ -237,6 +237,30 @@ def test_watch_by_hand() -> None:
     )
 
 
+def test_a_watch_is_of_the_scope_and_the_window_that_it_is_asked_for() -> None:
+    """Whatever was asked for before: other values, other owners, other days, an earlier day again."""
+    by_team, of_owners = Budget("1/day", by="team", limits={"b": 5}), Budget("1/day")
+    for _ in range(2):
+        for day, date in ((0, "21"), (1, "22"), (-1, "20"), (0, "21")):
+            at = NOON + day * 86_400
+            assert by_team.watch({"team": "a"}, at).account == f"team=a|day:2026-11-{date}"
+            second = by_team.watch({"team": "b"}, at, "ignored")
+            assert (second.account, second.limit) == (f"team=b|day:2026-11-{date}", 5_000_000_000)
+            assert by_team.watch({}, at).account == f"team=%3Cnone%3E|day:2026-11-{date}"
+            assert of_owners.watch({"team": "a"}, at, "x").account == f"in:x|day:2026-11-{date}"
+            assert of_owners.watch({"team": "b"}, at).account == f"in:|day:2026-11-{date}"
+    midnight = NOON + 12 * 3600
+    assert of_owners.watch({}, midnight - 1e-6).account == "in:|day:2026-11-21"
+    assert of_owners.watch({}, midnight).account == "in:|day:2026-11-22"
+
+
+def test_watches_of_very_many_scopes_are_not_all_kept() -> None:
+    budget = Budget("1/total", by="user_id")
+    for number in range(2_500):
+        assert budget.watch({"user_id": f"u{number}"}, NOON).account == f"user_id=u{number}|total"
+    assert len(budget._watches) <= 1_000
+
+
 def test_watch_of_an_owner() -> None:
     budget = Budget("5/total", on_exceeded="warn", name="cap")
     assert budget.watch({}, NOON, "context a&b") == Watch(

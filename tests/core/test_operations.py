@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 
 import pytest
 
 from genops_ctx.core.errors import ConfigurationError
-from genops_ctx.core.operations import Tries, named, trying
+from genops_ctx.core.operations import Tries, named, new_operation, trying
 
 
 def test_a_call_of_its_own_is_an_operation_of_its_own() -> None:
     one, other = named(None), named(None)
     assert one.operation != other.operation
     assert (one.attempt, one.keyed, one.flags) == (1, False, ())
+
+
+def test_operations_of_forked_processes_are_apart() -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    receiving, sending = os.pipe()
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            os.write(sending, "".join(f"{new_operation()} " for _ in range(50)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    theirs = os.read(receiving, 10_000).decode().split()
+    ours = [new_operation() for _ in range(50)]
+    assert len({*theirs, *ours}) == 150
+    assert all(len(one) <= 40 and one.isalnum() for one in ours)
+    os.close(receiving)
+    os.close(sending)
 
 
 def test_a_key_names_the_operation() -> None:
