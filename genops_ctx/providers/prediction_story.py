@@ -318,6 +318,8 @@ class PredictingClient(FlowiseClient):
 def say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction, quiet: bool) -> None:
     if quiet or charge is None or not charge.lines or charge.outcome != Outcome.COMPLETED:
         return
+    if prediction.routes:
+        return  # what is estimated now is corrected later
     name = prediction.flow.name
     if any(line.source == "estimated" and line.exactness != "exact" for line in charge.lines):
         if prediction.definition is None:

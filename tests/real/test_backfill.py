@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from click.testing import Result
 
 from genops_ctx import instrument_flowise
 from genops_ctx.core.records import CostSource, Exactness
@@ -187,3 +190,43 @@ def test_it_goes_on_where_it_ended(adapter: GenOpsFlowiseAdapter, since: float) 
     resumed = reader.resumes(definition)
     assert resumed is not None
     assert before <= resumed <= time.time()
+
+
+def test_the_command_books_once_and_says_what_share_was_governed(
+    flowise: RunningFlowise,
+    flowise_model: ModelStub,
+    command_with_a_ledger: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    builder = flowise.builder
+    name = f"backfilled_{uuid.uuid4().hex[:6]}"
+    flow = builder.agentflow_llm(name)
+    monkeypatch.setattr(Backfill.__init__, "__kwdefaults__", {"attribution": None, "settling": -2.0})
+    requests.post(f"{flowise.url}/api/v1/prediction/{flow}", json={"question": QUESTION}, timeout=60)
+    one = bill(flowise_model)
+    assert command_with_a_ledger("run", name, QUESTION).exit_code == 0
+    assert bill(flowise_model) == 2 * one
+
+    command = ("backfill", "--flow", name, "--team", "found", "--attr", "tier=gold")
+    dry = command_with_a_ledger(*command, "--dry-run")
+    assert (dry.exit_code, "Nothing was booked" in dry.output) == (0, True), dry.output
+    for booked in (1, 0):
+        done = command_with_a_ledger(*command, "--json")
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        (row,) = told["flows"]
+        assert (row["booked"], row["ungoverned"], row["governed"], row["running"]) == (booked, 1, 1, 0)
+        assert row["cost"] == told["governed"] == f"{one / 10**9:.9f}"
+        assert told["spent"] == f"{2 * one / 10**9:.9f}"
+    assert "(50.0 %)" in command_with_a_ledger(*command).output
+    report = command_with_a_ledger(
+        "report", "--by", "team", "--by", "tier", "--by", "channel", "--format", "json"
+    )
+    groups = {
+        (row["team"], row["tier"], row["channel"]): row["calls"]
+        for row in json.loads(report.stdout)["groups"]
+    }
+    assert groups == {("found", "gold", "external"): 1, ("<none>", "<none>", "<none>"): 1}
+
+    refused = command_with_a_ledger(*command, "--key", flowise.noperm_key)
+    assert refused.exit_code == 1
