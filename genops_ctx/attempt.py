@@ -16,7 +16,7 @@ from .core.effects import Story
 from .core.errors import GovernanceError
 from .core.process import ForkedLock, process_id
 from .core.steps import Dropped
-from .instrument.threads import carry_from_first_context
+from .instrument.arrival import await_first_context
 from .nesting import Frame, frames
 from .runtime import Runtime, get_runtime
 from .sending import Sending
@@ -234,4 +234,4 @@ def _queue(job: Callable[[], object]) -> None:
 
 
 Dropped.put = _queue
-carry_from_first_context()
+await_first_context()

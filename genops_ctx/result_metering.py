@@ -50,9 +50,9 @@ class MeteredScope:
         self._max_cost = max_cost
         self._items: ModelEvents | list[Any] | None = None
 
-    def open(self) -> None:
+    def _begin(self) -> None:
         self._context = GovernanceContext(self._spec)
-        self._context.open()
+        self._context._begin()
         self._around = around.get()
         try:
             self._call = metered_call(self._spec.name or "?", max_cost=self._max_cost)

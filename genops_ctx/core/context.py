@@ -70,6 +70,9 @@ class GovernanceContext(Limits):
     before_first: ClassVar[Callable[[], object] | None] = None
     """called once, when the first context of the process opens; set by the entry points"""
 
+    kept: ClassVar[list[GovernanceContext] | None] = None
+    """in a notebook: the contexts that :meth:`open` opened, which go on in the next cell"""
+
     _take: ClassVar[None] = None
     _returned: ClassVar[None] = None
     _path: tuple[GovernanceContext, ...]
@@ -95,11 +98,17 @@ class GovernanceContext(Limits):
     # -- life ---------------------------------------------------------------------------------
 
     def open(self) -> GovernanceContext:
-        """Open it without ``with``; :meth:`close` ends it. For notebooks and the like.
+        """Open it without ``with``; :meth:`close` ends it. In a notebook it holds over the cells between.
 
         Raises :class:`ConfigurationError` where it was opened before, or cannot lock what it should;
         :class:`LockedAttributeError` where it changes what an outer context locked.
         """
+        self._begin()
+        if self.kept is not None:
+            self.kept.append(self)
+        return self
+
+    def _begin(self) -> None:
         if self._path:
             raise ConfigurationError(
                 f"context {self.name!r} was opened before; call governance_context(…) for each block "
@@ -131,7 +140,6 @@ class GovernanceContext(Limits):
         _current.set(self)
         if self.observer is not None:
             self._state = self.observer.opened(self)
-        return self
 
     def _adopt(self, outer: GovernanceContext) -> None:
         with self._lock:
@@ -156,6 +164,8 @@ class GovernanceContext(Limits):
         # (async generators do: https://github.com/python/cpython/issues/93740).
         self._step_back()
         self._opening = None
+        if self.kept is not None and self in self.kept:
+            self.kept.remove(self)
         if self.observer is not None:
             closed_early = isinstance(error, GeneratorExit)
             self.observer.closed(self, self._state, None if closed_early else error)
@@ -180,7 +190,7 @@ class GovernanceContext(Limits):
             self._left = True  # before one inside it, whose end must not bring it back
 
     def __enter__(self) -> GovernanceContext:
-        self.open()
+        self._begin()
         self._opening = opened_by(sys._getframe(1))
         return self
 
@@ -193,7 +203,7 @@ class GovernanceContext(Limits):
         self.close(error)
 
     async def __aenter__(self) -> GovernanceContext:
-        self.open()
+        self._begin()
         frame = sys._getframe(1)
         self._opening = opened_by(frame)
         return self

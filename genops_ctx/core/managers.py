@@ -36,7 +36,7 @@ class _Managed:
 
     def _open(self) -> None:
         self._opened = self._scope()
-        self._opened.open()
+        self._opened._begin()
 
 
 class Manager(_Managed, ContextDecorator):

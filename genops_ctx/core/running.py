@@ -59,7 +59,7 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
 
         async def wait(function: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
             opened = scope()
-            opened.open()
+            opened._begin()
             try:
                 result = await function(*args, **kwargs)
             except BaseException as error:
@@ -76,7 +76,7 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
 
     def run(function: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
         opened = scope()
-        opened.open()
+        opened._begin()
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
@@ -118,7 +118,7 @@ class Inside:
     def __init__(self, there: There, observer: Observer | None) -> None:
         self._place = Place(observer, there)
 
-    def open(self) -> None:
+    def _begin(self) -> None:
         self._place.enter()
 
     def close(self, error: BaseException | None = None) -> None:

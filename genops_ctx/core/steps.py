@@ -41,7 +41,7 @@ class Scope(Protocol):
         """Given the result, closes it, and gives what the caller gets; None where it needs no result."""
         ...
 
-    def open(self) -> object: ...
+    def _begin(self) -> None: ...
 
     def close(self, error: BaseException | None = None) -> None: ...
 
@@ -110,7 +110,7 @@ def _begin(scope: Scope, place: Place, opened: bool) -> None:
         return
     place.begin()
     try:
-        scope.open()
+        scope._begin()
     except BaseException:
         place.leave()
         raise

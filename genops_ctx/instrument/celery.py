@@ -96,7 +96,7 @@ def _begin(task_id: str, task: Any, **_: object) -> None:
         except Exception as error:
             log.error("task %s runs without the context that was sent with it: %s", task.name, error)
         else:
-            context.open()
+            context._begin()
     _running[task_id] = _Running(context, place, operations._current.get(), header if context else None)
     operations._current.set(Tries(f"celery-{task_id}", attempt=(request.retries or 0) + 1))
 

@@ -21,7 +21,7 @@ from ..core.context import GovernanceContext
 from ..core.current import Place, _current, around
 from ..core.errors import ConfigurationError
 
-__all__ = ["carry_from_first_context", "instrument_threads", "uninstrument_threads"]
+__all__ = ["carry_unless_told", "instrument_threads", "uninstrument_threads"]
 
 VARIABLE = "GENOPS_THREADS"
 
@@ -33,26 +33,20 @@ _OWN = "genops_ctx-"
 
 
 class _Hooks:
-    """What was there before, and whether contexts are carried."""
+    """What was there before; whether contexts are carried, and whether nobody has said no."""
 
     on = False
-    arranged = False
+    wanted = True
     start: Callable[..., Any] | None = None
     submit: Callable[..., Any] | None = None
 
 
-def carry_from_first_context() -> None:
-    """Have :func:`instrument_threads` called when the first context opens."""
-    if not _Hooks.arranged:
-        _Hooks.arranged = True
-        GovernanceContext.before_first = _first_context
-
-
-def _first_context() -> None:
+def carry_unless_told() -> None:
+    """Carry them, unless ``GENOPS_THREADS`` or :func:`uninstrument_threads` said no."""
     choice = os.environ.get(VARIABLE, "").strip().lower()
     if choice not in ("", "on", "off"):
         raise ConfigurationError(f"{VARIABLE} must be on or off, not {choice[:20]!r}")
-    if choice != "off":
+    if choice != "off" and _Hooks.wanted:
         instrument_threads()
 
 
@@ -72,7 +66,7 @@ def uninstrument_threads() -> bool:
     from concurrent.futures import ThreadPoolExecutor
 
     changed, _Hooks.on = _Hooks.on, False
-    _Hooks.arranged, GovernanceContext.before_first = True, None
+    _Hooks.wanted = False
     # Where somebody has wrapped ours in turn, both stay, and do nothing.
     if threading.Thread.start is _start and ThreadPoolExecutor.submit is _submit:
         assert _Hooks.start is not None

@@ -44,7 +44,7 @@ class GovernanceMiddleware:
         context = self._inbound.context(caller, headers)
         outside = Place(GovernanceContext.observer)
         with remote_parent(headers if caller is not None else {}):
-            context.open()
+            context._begin()
             try:
                 body = self.app(environ, start_response)
             except BaseException as error:
