@@ -55,7 +55,10 @@ def test_a_context_holds_over_cells(tmp_path, monkeypatch):
         for index, cell in enumerate(notebook.cells)
     }
     assert {index: told for index, told in failed.items() if told} == {10: ["division by zero"]}
-    texts = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
+    texts = [
+        "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+        for cell in notebook.cells
+    ]
     assert texts[9] == "refused 0.050000000\n"
     assert texts[12] == "True 5\n"
     shown = notebook.cells[-1].outputs[-1]["data"]["text/html"]
