@@ -13,7 +13,7 @@ from ..core.outcomes import Outcome
 from ..wire.flows import FlowDefinition, FlowKind
 from ..wire.langfuse import langfuse_override
 from ..wire.readings import Gap
-from ..wire.usage import FOLLOW_UP
+from ..wire.usage import FOLLOW_UP, SUMMARY
 
 __all__ = ["LATER", "body_for", "is_beyond", "routes_of"]
 
@@ -46,12 +46,14 @@ def body_for(body: Mapping[str, Any], routes: Collection[str], request: str) -> 
     return {**body, "overrideConfig": langfuse_override(body.get("overrideConfig"), request)}
 
 
-def is_beyond(gap: Gap, routes: Collection[str], flow: FlowDefinition | None, outcome: Outcome) -> bool:
+def is_beyond(gap: Gap, routes: tuple[str, ...], flow: FlowDefinition | None, outcome: Outcome) -> bool:
     """Whether no route would show the model call that is missing."""
     if not routes or gap.role == "speech" or gap.why == FOLLOW_UP:
         return bool(routes)
     if gap.role == "embedding":
         return "gateway" not in routes
+    if gap.why == SUMMARY:
+        return routes == ("langfuse",)
     if flow is None or flow.kind is not FlowKind.AGENTFLOW or "otlp" in routes or "gateway" in routes:
         return False
     # Of an AgentFlow, Langfuse is told what the answer says too: it knows more only where none came,

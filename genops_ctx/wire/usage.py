@@ -13,13 +13,13 @@ from genops_ctx.core.records import CostSource, Usage
 
 from .agentflow import read_executed, started_model_node
 from .answers import Problem, problem_of_error_event
-from .flows import FlowDefinition
+from .flows import FlowDefinition, FlowKind
 from .model_calls import Caller, read_call
 from .readings import Gap, Reading, gap_of, reading
 from .shapes import decoded, items_of, label_of, object_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from .sse import Event
 
@@ -28,6 +28,7 @@ __all__ = ["Gap", "Reading", "StreamReader", "read_failure", "read_usage"]
 CLASSIC: Final = "a classic flow's answer reports no usage"
 UNKNOWN_FLOW: Final = "the answer reports no usage and the flow's definition is not known"
 FOLLOW_UP: Final = "follow-up prompts are on: the call that writes them is not reported"
+SUMMARY: Final = "summary memory: the call that summarises is not reported"
 SPEECH_IN: Final = "speech to text is on: transcription of an upload is not reported"
 SPEECH_OUT: Final = "text to speech is on: speaking the answer is not reported"
 EMBEDDING: Final = "embedding calls are not reported"
@@ -260,6 +261,8 @@ def _outside(flow: FlowDefinition | None, audio_uploaded: bool | None, *, wrote_
         model = flow.follow_up_model if flow is not None else None
         gaps.append(gap_of(model, FOLLOW_UP) if model else Gap("follow-up prompts", "", "", FOLLOW_UP))
         flags.append(FOLLOW_UP_FLAG)
+    if flow is not None and flow.kind not in (FlowKind.AGENTFLOW, FlowKind.UNKNOWN):
+        gaps.extend(_summarising(flow))
     if flow is not None and flow.speech_to_text and audio_uploaded is not False:
         gaps.append(Gap("speech to text", "", "", SPEECH_IN, "speech"))
         flags.append(SPEECH_IN_FLAG)
@@ -267,6 +270,17 @@ def _outside(flow: FlowDefinition | None, audio_uploaded: bool | None, *, wrote_
         gaps.append(Gap("text to speech", "", "", SPEECH_OUT, "speech"))
         flags.append(SPEECH_OUT_FLAG)
     return reading((), gaps, flags)
+
+
+def _summarising(flow: FlowDefinition) -> Iterator[Gap]:
+    """The memory of a classic flow calls its model apart from the chain, by no callback and no metric.
+
+    Measured: it bills such a call from the second turn on.
+    """
+    models = {(node.node, node.model) for node in flow.model_nodes if node.role == "chat"}
+    provider, model = next(iter(models)) if len(models) == 1 else ("", "")
+    for label in flow.summary_memory_nodes:
+        yield Gap(label, provider, model, SUMMARY)
 
 
 def _wrote_follow_ups(answer: Mapping[str, Any]) -> bool:

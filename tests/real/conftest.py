@@ -139,6 +139,10 @@ def _build(builder: FlowBuilder) -> dict[str, str]:
         "agentflow_summary": builder.agentflow_summary(),
         "agentflow_unpriced": builder.agentflow_llm("agentflow_unpriced", UNPRICED_MODEL),
         "protected": builder.llm_chain("protected"),
+        "retrieval_chain": builder.retrieval_chain(),
+        "summary_chain": builder.summary_chain(),
+        "follow_up_chain": builder.follow_up_chain(),
+        "agentflow_iteration": builder.agentflow_iteration(),
     }
 
 

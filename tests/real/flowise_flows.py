@@ -20,6 +20,7 @@ Edge = dict[str, Any]
 OPENAI_MODEL = "gpt-4o-mini"
 AGENT_MODEL = "gpt-4o"
 ANTHROPIC_MODEL = "claude-haiku-4-5"
+EMBEDDING_MODEL = "text-embedding-3-small"
 UNPRICED_MODEL = "acme-custom-1"
 
 _COPIED = ("baseClasses", "category", "color", "description", "hideInput", "label", "name", "type", "version")
@@ -116,6 +117,71 @@ class FlowBuilder:
         }
         return self._agentflow(name, [self._node("agentAgentflow", inputs)])
 
+    def retrieval_chain(self, name: str = "retrieval_chain") -> str:
+        """Question answering over a text in memory: embeddings of it and of the question, then the model."""
+        model, embeddings = self._chat_openai(), self._embeddings()
+        text = self._node("plainText", {"text": "Two plus three is five."})
+        store, chain = self._node("memoryVectorStore"), self._node("conversationalRetrievalQAChain")
+        edges = [
+            _plug(text, store, "document"),
+            _plug(embeddings, store, "embeddings"),
+            _plug(model, chain, "model"),
+            _plug(store, chain, "vectorStoreRetriever"),
+        ]
+        return self._chatflow(name, [model, embeddings, text, store, chain], edges)
+
+    def summary_chain(self, name: str = "summary_chain") -> str:
+        """A conversation chain whose memory asks the model for a summary of what was said before."""
+        model = self._chat_openai()
+        memory, chain = self._node("conversationSummaryMemory"), self._node("conversationChain")
+        edges = [
+            _plug(model, chain, "model"),
+            _plug(model, memory, "model"),
+            _plug(memory, chain, "memory"),
+        ]
+        return self._chatflow(name, [model, memory, chain], edges)
+
+    def follow_up_chain(self, name: str = "follow_up_chain") -> str:
+        """An LLM chain after whose answer a model writes follow-up questions."""
+        flow_id = self.llm_chain(name)
+        chosen = {
+            "credentialId": self._anthropic,  # of OpenAI the address cannot be set here
+            "modelName": ANTHROPIC_MODEL,
+            "prompt": "Questions that may follow: {history}",
+            "temperature": "0.4",
+        }
+        settings = json.dumps({"status": True, "selectedProvider": "chatAnthropic", "chatAnthropic": chosen})
+        self._call("PUT", f"chatflows/{flow_id}", {"followUpPrompts": settings})
+        return flow_id
+
+    def agentflow_iteration(self, name: str = "agentflow_iteration") -> str:
+        """An LLM node inside an iteration of three rounds."""
+        around = self._node("iterationAgentflow", {"iterationInput": '["one","two","three"]'})
+        inside = self._llm(0, llmEnableMemory=False, llmUserMessage="{{ $iteration }}")
+        inside |= {"parentNode": around["id"], "extent": "parent"}
+        nodes = [self._node("startAgentflow", {"startInputType": "chatInput"}), around]
+        return self._create(name, "AGENTFLOW", [*nodes, inside], [_follow(*nodes)])
+
+    def export_to(self, flow_id: str, exporter: str, credential: str) -> None:
+        """Switch a tracing exporter of a flow on, and let predictions say what goes along."""
+        analytic = {exporter: {"credentialId": credential, "status": True}}
+        api = {"overrideConfig": {"status": True, "model": {}, "memory": {}}}
+        body = {"analytic": json.dumps(analytic), "apiConfig": json.dumps(api)}
+        self._call("PUT", f"chatflows/{flow_id}", body)
+
+    def export_nowhere(self, flow_id: str) -> None:
+        self._call("PUT", f"chatflows/{flow_id}", {"analytic": "{}", "apiConfig": "{}"})
+
+    def forbid_overrides(self, flow_id: str) -> None:
+        self._call("PUT", f"chatflows/{flow_id}", {"apiConfig": "{}"})
+
+    def langfuse_credential(self, url: str, key: str) -> str:
+        secrets = {"langFuseSecretKey": key, "langFusePublicKey": "pk-genops", "langFuseEndpoint": url}
+        return self._credential("langfuseApi", secrets)
+
+    def phoenix_credential(self, url: str, key: str) -> str:
+        return self._credential("phoenixApi", {"phoenixApiKey": key, "phoenixEndpoint": url})
+
     def protect(self, flow_id: str, key_id: str) -> None:
         """Let only the bearer of one API key run the flow."""
         self._call("PUT", f"chatflows/{flow_id}", {"apikeyid": key_id})
@@ -130,6 +196,10 @@ class FlowBuilder:
     def _chat_openai(self, model: str = OPENAI_MODEL) -> Node:
         inputs = {"modelName": model, "basepath": f"{self._model_url}/v1", "temperature": 0.2}
         return self._node("chatOpenAI", inputs, credential=self._openai)
+
+    def _embeddings(self) -> Node:
+        inputs = {"modelName": EMBEDDING_MODEL, "basepath": f"{self._model_url}/v1"}
+        return self._node("openAIEmbeddings", inputs, credential=self._openai)
 
     def _model_of(self, prefix: str, provider: str, model: str) -> dict[str, Any]:
         """The choice of a model as LLM (``llm``) and Agent (``agent``) nodes hold it."""

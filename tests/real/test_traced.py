@@ -1,0 +1,281 @@
+"""Booked equals billed, or is flagged: every kind of flow, JSON and streamed, by each metering route.
+
+The model behind Flowise is the judge. Flowise exports to a receiver in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import uuid
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from genops_ctx import governance_context, instrument_flowise
+from genops_ctx.core.records import Exactness
+from genops_ctx.providers.errors import FlowiseError
+from genops_ctx.receivers import Receivers
+from genops_ctx.runtime import get_runtime
+
+from .conftest import RunningFlowise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from genops_ctx.providers.flowise import GenOpsFlowiseAdapter
+    from genops_ctx.testing.model_answers import BilledCall, ModelAnswer
+    from genops_ctx.testing.model_stub import ModelStub
+
+QUESTION = "What is two plus three?"
+
+# nano-dollars for one token read and one written, from the providers' price lists
+PRICES = {
+    "gpt-4o-mini": (150, 600),
+    "gpt-4o": (2_500, 10_000),
+    "claude-haiku-4-5": (1_000, 5_000),
+    "text-embedding-3-small": (20, 0),
+}
+CLASSIC = ("conversation_chain", "llm_chain", "tool_agent")
+PARTLY = ("retrieval_chain", "summary_chain", "follow_up_chain")
+"""Classic flows that make calls which Langfuse is not told of."""
+REPORTED = ("agentflow_llm", "agentflow_agent", "agentflow_iteration")
+HIDDEN = ("agentflow_structured", "agentflow_summary")
+
+
+def price(calls: list[BilledCall]) -> int:
+    return sum(
+        call.input_tokens * PRICES[call.model][0] + call.output_tokens * PRICES[call.model][1]
+        for call in calls
+        if call.status == 200
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table: what was booked in the end, and what was billed."""
+
+    first: int
+    booked: int
+    billed: int
+    exactness: tuple[str, ...]
+    settled: bool
+
+    @property
+    def exact(self) -> bool:
+        return self.exactness == ("exact",) and self.booked == self.billed
+
+    @property
+    def silently_wrong(self) -> bool:
+        return self.booked != self.billed and self.exactness == ("exact",)
+
+
+@pytest.fixture
+def receivers() -> Iterator[Receivers]:
+    with Receivers() as receivers:
+        yield receivers
+
+
+@pytest.fixture
+def exporting(flowise: RunningFlowise, receivers: Receivers) -> Iterator[Receivers]:
+    """Flowise exports every flow to the receivers, for one test."""
+    credential = flowise.builder.langfuse_credential(receivers.url, receivers.key)
+    for flow in (*CLASSIC, *PARTLY, *REPORTED, *HIDDEN):
+        flowise.builder.export_to(flowise.flows[flow], "langFuse", credential)
+    yield receivers
+    for flow in (*CLASSIC, *PARTLY, *REPORTED, *HIDDEN):
+        flowise.builder.export_nowhere(flowise.flows[flow])
+
+
+@pytest.fixture
+def adapter(flowise: RunningFlowise) -> GenOpsFlowiseAdapter:
+    return instrument_flowise(flowise.url, flowise.api_key, team="real", timeout=60)
+
+
+def measure(
+    adapter: GenOpsFlowiseAdapter, model: ModelStub, flow: str, stream: bool, wait: float = 20, **options: Any
+) -> Cell:
+    model.reset()
+    with governance_context("cell") as context:
+        answer = adapter.predict_flow(flow, QUESTION, stream=stream, **options)
+        if stream:
+            list(answer)
+        assert answer.charge is not None
+    settled = context.wait(wait)
+    costs = context.cost_by("exactness")
+    cell = Cell(
+        first=answer.charge.nanos,
+        booked=int(context.total_cost * 10**9),
+        billed=price(model.calls),
+        exactness=tuple(name for name, cost in costs.items() if cost),
+        settled=settled,
+    )
+    if os.environ.get("METERING_TABLE"):
+        way = "stream" if stream else "json"
+        exact = "+".join(cell.exactness)
+        row = (flow, way, options.get("metering", "auto"), str(cell.billed), str(cell.booked), exact)
+        print("| " + " | ".join(row) + " |")
+    return cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", CLASSIC)
+def test_langfuse_makes_classic_flows_exact(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, metering="langfuse")
+    assert cell.settled
+    assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", PARTLY)
+def test_what_langfuse_is_not_told_of_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    session = uuid.uuid4().hex
+    for _ in range(2):  # a summary is made, and a question rephrased, from the second turn on
+        cell = measure(adapter, flowise_model, flow, stream, metering="langfuse", session_id=session)
+        assert cell.settled
+        assert set(cell.exactness) == {"exact", "estimated"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", REPORTED)
+def test_exports_leave_exact_agentflows_alone(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, metering="langfuse")
+    assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", HIDDEN)
+def test_what_flowise_does_not_count_itself_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, metering="langfuse")
+    assert "estimated" in cell.exactness
+
+
+@pytest.mark.parametrize("flow", PARTLY)
+def test_evaluation_flags_what_its_metrics_leave_out(
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, flow: str
+) -> None:
+    session = uuid.uuid4().hex
+    for _ in range(2):
+        cell = measure(adapter, flowise_model, flow, False, metering="evaluation", session_id=session)
+        assert "estimated" in cell.exactness
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", [*CLASSIC, *PARTLY, *REPORTED, *HIDDEN])
+def test_no_flow_is_silently_wrong_without_a_route(
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    assert not measure(adapter, flowise_model, flow, stream).silently_wrong
+
+
+def test_auto_takes_the_exporter_that_a_flow_has(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub
+) -> None:
+    assert measure(adapter, flowise_model, "tool_agent", True).exact
+
+
+def test_an_exporter_alone_is_matched_by_the_chat(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise: RunningFlowise, flowise_model: ModelStub
+) -> None:
+    """Where the flow lets no override through, our id does not come back; Flowise's chat id does."""
+    flowise.builder.forbid_overrides(flowise.flows["llm_chain"])
+    assert measure(adapter, flowise_model, "llm_chain", False, metering="langfuse").exact
+
+
+@pytest.mark.parametrize("flow", ["conversation_chain", "tool_agent"])
+def test_a_stream_that_was_left_is_corrected(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub, flow: str
+) -> None:
+    with governance_context("left") as context:
+        stream = adapter.predict_flow(flow, QUESTION, stream=True, metering="langfuse")
+        next(stream)
+        stream.close()
+    assert stream.charge is not None
+    assert stream.charge.outcome == "abandoned"
+    assert context.wait(30)
+    assert int(context.total_cost * 10**9) == price(flowise_model.calls)
+    assert context.inexact_cost == 0
+
+
+def test_a_call_that_timed_out_is_corrected(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub
+) -> None:
+    with governance_context("late") as context, pytest.raises(FlowiseError):
+        adapter.predict_flow("llm_chain", "[[sleep:3]] What?", timeout=1.5, metering="langfuse")
+    assert context.pending[0].outcome == "timed_out"
+    assert context.wait(30)
+    assert int(context.total_cost * 10**9) == price(flowise_model.calls) > 0
+    assert context.inexact_cost == 0
+
+
+def test_200_calls_at_16_at_a_time_each_get_their_own(
+    adapter: GenOpsFlowiseAdapter,
+    exporting: Receivers,
+    flowise_model: ModelStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mixed flows, shared sessions, one question each; the receiver is restarted half-way."""
+    flows = [*CLASSIC, "agentflow_llm", "agentflow_agent"]
+    jobs = [(number, flows[number % len(flows)]) for number in range(200)]
+    random.Random(7).shuffle(jobs)
+    restarted = threading.Event()
+    billed: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
+    respond = flowise_model.respond
+
+    def judge(provider: Any, body: dict[str, object], headers: Any = None) -> ModelAnswer:
+        given = respond(provider, body, headers)
+        number = int(json.dumps(body).rpartition("number-")[2].split()[0])
+        call = given.billed
+        billed[number].append((call.model, call.input_tokens, call.output_tokens))
+        return given
+
+    monkeypatch.setattr(flowise_model, "respond", judge)
+    charges: dict[int, str] = {}
+    done = threading.Lock()
+
+    def one(job: tuple[int, str]) -> None:
+        number, flow = job
+        question = f"number-{number} " + "word " * number
+        session = f"{flow}-{number % 4}" if flow == "llm_chain" else None  # without a memory
+        # Flowise mixes up streams that run at a time in one chat: the last that began gets all of them.
+        stream = number % 3 == 0 and session is None
+        options: dict[str, Any] = {} if session is None else {"session_id": session}
+        answer = adapter.predict_flow(flow, question, stream=stream, metering="langfuse", **options)
+        if stream:
+            list(answer)
+        assert answer.charge is not None
+        with done:
+            charges[number] = answer.charge.id
+            half = len(charges) == 100
+        if half:
+            exporting.stop()
+            restarted.wait(0.3)
+            exporting.start()
+            restarted.set()
+
+    with governance_context("load") as context, ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, jobs))
+    assert context.wait(60), f"{len(context.pending)} of 200 are still pending"
+    last = {}
+    for charge in get_runtime().books.ledger.charges():
+        last[charge.adjustment_of or charge.id] = charge
+    assert len(last) == 200
+    for number, hold in charges.items():
+        booked = [(usage.model, usage.input_tokens, usage.output_tokens) for usage in last[hold].usage]
+        assert sorted(booked) == sorted(billed[number]), number
+        assert last[hold].exactness is Exactness.EXACT
+    assert int(context.total_cost * 10**9) == price(flowise_model.calls)
+    assert (context.calls, context.inexact_cost) == (200, 0)
