@@ -97,10 +97,11 @@ def _gaps(definition: FlowDefinition) -> Iterator[str]:
     if definition.kind is FlowKind.AGENTFLOW:
         for label in definition.structured_nodes:
             yield f"structured output of {label}"
-        for label in definition.dynamic_human_input_nodes:
-            yield f"question written by {label}"
     for label in definition.summary_memory_nodes:
         yield f"summary memory of {label}"
+    if definition.kind is FlowKind.AGENTFLOW:
+        for label in definition.dynamic_human_input_nodes:
+            yield f"question written by {label}"
     if any(node.role == "embedding" for node in definition.model_nodes):
         yield "embeddings"
     if definition.follow_up_prompts:

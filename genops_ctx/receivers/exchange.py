@@ -11,7 +11,19 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
 
-__all__ = ["App", "BadBody", "Headers", "Message", "Receive", "Scope", "Send", "answer", "body_of", "is_ours"]
+__all__ = [
+    "App",
+    "BadBody",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "answer",
+    "body_of",
+    "header",
+    "is_ours",
+]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -35,7 +47,7 @@ class BadBody(Exception):
 
 async def body_of(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
     """The whole body, decompressed. Raises :class:`BadBody`."""
-    encoding = _header(scope["headers"], b"content-encoding").strip().lower()
+    encoding = header(scope["headers"], b"content-encoding").strip().lower()
     if encoding not in (b"", b"identity", b"gzip"):
         raise BadBody(415, "only gzip is understood")
     unpack = zlib.decompressobj(wbits=31) if encoding == b"gzip" else None
@@ -63,8 +75,8 @@ def is_ours(headers: Headers, secret: str) -> bool:
 
     With Basic authorization the secret is the password; any name goes with it.
     """
-    given = [_header(headers, b"api_key"), _header(headers, b"x-api-key")]
-    scheme, _, value = _header(headers, b"authorization").partition(b" ")
+    given = [header(headers, b"api_key"), header(headers, b"x-api-key")]
+    scheme, _, value = header(headers, b"authorization").partition(b" ")
     if scheme.lower() == b"bearer":
         given.append(value.strip())
     elif scheme.lower() == b"basic":
@@ -85,5 +97,6 @@ async def answer(send: Send, status: int, content: object = None, kind: bytes = 
     await send({"type": "http.response.body", "body": body})
 
 
-def _header(headers: Headers, name: bytes) -> bytes:
+def header(headers: Headers, name: bytes) -> bytes:
+    """The first header of a name (lower case); empty where there is none."""
     return next((value for key, value in headers if key.lower() == name), b"")

@@ -24,23 +24,21 @@ INGESTION = "/api/public/ingestion"
 
 
 class LangfuseReceiver:
-    """An ASGI application for ``POST /api/public/ingestion``; the secret is the Basic password.
+    """An ASGI application for ``POST /api/public/ingestion``; the key is the Basic password.
 
     A batch is answered once it is read, before anything is booked: an AgentFlow waits for the answer.
     """
 
-    def __init__(self, secret: str, corrections: Corrections) -> None:
-        self._secret = secret
+    def __init__(self, key: str, corrections: Corrections) -> None:
+        self._key = key
         self._corrections = corrections
         self._traces = LangfuseTraces()
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_ours(scope["headers"], self._secret):
-            await answer(
-                send, 401, {"message": "this receiver asks for its secret as the Langfuse secret key"}
-            )
+        if not is_ours(scope["headers"], self._key):
+            await answer(send, 401, {"message": "this receiver asks for its key as the Langfuse secret key"})
             return
         if scope["path"].rstrip("/") != INGESTION or scope["method"] != "POST":
             await answer(send, 404, {"message": f"only POST {INGESTION} is received here"})

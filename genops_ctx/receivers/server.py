@@ -15,6 +15,7 @@ from ..core.errors import ConfigurationError
 from ..runtime import Runtime, get_runtime
 from .exchange import answer
 from .langfuse import LangfuseReceiver
+from .otlp import OtlpReceiver
 
 if TYPE_CHECKING:
     from .exchange import App, Receive, Scope, Send
@@ -51,11 +52,12 @@ class ReceiverApp:
             raise ConfigurationError("an application is mounted at a path like '/proxy'")
         runtime = runtime if runtime is not None else get_runtime()
         self.runtime = runtime
-        self._apps: dict[str, App] = {
-            **(apps or {}),
+        self._mounted = dict(apps or {})
+        self._own: dict[str, App] = {
             "/api/public": LangfuseReceiver(key, runtime.corrections),
+            "/v1/traces": OtlpReceiver(key, runtime.corrections),
         }
-        runtime.corrections.routes.add("langfuse")
+        runtime.corrections.routes.update(("langfuse", "otlp"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,12 +67,13 @@ class ReceiverApp:
             return
         root: str = scope.get("root_path", "")
         path: str = scope["path"].removeprefix(root)
-        for prefix, app in self._apps.items():
+        for prefix, app in self._own.items():
             if path == prefix or path.startswith(prefix + "/"):
-                if isinstance(app, LangfuseReceiver):
-                    await app({**scope, "path": path}, receive, send)
-                else:
-                    await app({**scope, "root_path": root + prefix}, receive, send)
+                await app({**scope, "path": path}, receive, send)
+                return
+        for prefix, app in self._mounted.items():
+            if path == prefix or path.startswith(prefix + "/"):
+                await app({**scope, "root_path": root + prefix}, receive, send)
                 return
         await answer(send, 404, {"message": "nothing is received here"})
 
@@ -80,7 +83,7 @@ class ReceiverApp:
             if message["type"] == "lifespan.startup":
                 await send({"type": "lifespan.startup.complete"})
             else:
-                for app in self._apps.values():
+                for app in self._mounted.values():
                     close: Callable[[], Any] | None = getattr(app, "aclose", None)
                     if close is not None:
                         await close()

@@ -73,12 +73,12 @@ class FlowiseServer:
         """Start and wait until it answers; raises :class:`ServerError` when it does not."""
         self._data.mkdir(parents=True, exist_ok=True)
         try:
-            self._launch(_free_port())
+            self._launch(free_port())
         except ServerError:
             # between finding the port free and Flowise taking it, someone else may have
             if "EADDRINUSE" not in self._log_tail():
                 raise
-            self._launch(_free_port())
+            self._launch(free_port())
 
     def stop(self) -> None:
         """Stop the server and every process it started. Safe to call twice."""
@@ -155,7 +155,8 @@ class FlowiseServer:
         }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

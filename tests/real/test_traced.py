@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,12 @@ from genops_ctx.receivers import Receivers
 from genops_ctx.runtime import get_runtime
 
 from .conftest import RunningFlowise
+from .flowise_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from genops_ctx.core.records import Charge
     from genops_ctx.providers.flowise import GenOpsFlowiseAdapter
     from genops_ctx.testing.model_answers import BilledCall, ModelAnswer
     from genops_ctx.testing.model_stub import ModelStub
@@ -279,3 +281,68 @@ def test_200_calls_at_16_at_a_time_each_get_their_own(
         assert last[hold].exactness is Exactness.EXACT
     assert int(context.total_cost * 10**9) == price(flowise_model.calls)
     assert (context.calls, context.inexact_cost) == (200, 0)
+
+
+OTLP_KEY = "a-key-that-stays-the-same"
+OTLP_PORT = free_port()
+"""What LangChain's instrumentation is first told counts until Flowise is restarted."""
+
+
+@pytest.fixture
+def tracing(
+    flowise: RunningFlowise, adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub
+) -> Iterator[Receivers]:
+    """AgentFlows export by OTLP. LangChain's own spans begin with the first classic flow that does so."""
+    with Receivers(key=OTLP_KEY, port=OTLP_PORT) as receivers:
+        credential = flowise.builder.phoenix_credential(receivers.url, receivers.key)
+        flows = [flowise.flows[flow] for flow in ("llm_chain", *REPORTED, *HIDDEN, "agentflow_two_providers")]
+        for flow in flows:
+            flowise.builder.export_to(flow, "phoenix", credential)
+        adapter.predict_flow("llm_chain", "Begin", metering="estimate")
+        yield receivers
+        for flow in flows:
+            flowise.builder.export_nowhere(flow)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", [*REPORTED, *HIDDEN])
+def test_otlp_makes_agentflows_exact(
+    adapter: GenOpsFlowiseAdapter, tracing: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, metering="otlp")
+    assert cell.settled
+    assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", ["llm_chain", "agentflow_two_providers"])
+def test_what_otlp_cannot_tell_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, tracing: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, wait=3, metering="otlp")
+    assert {"estimated", "upper"} & set(cell.exactness)
+
+
+def test_agentflows_at_16_at_a_time_each_get_their_own_calls(
+    adapter: GenOpsFlowiseAdapter, tracing: Receivers, flowise_model: ModelStub
+) -> None:
+    def one(number: int) -> Charge:
+        question = f"number-{number} " + "word " * number
+        charge = adapter.predict_flow(HIDDEN[number % 2], question, metering="otlp").charge
+        assert charge is not None
+        return charge
+
+    flowise_model.reset()
+    with governance_context("load") as context, ThreadPoolExecutor(16) as pool:
+        charges = list(pool.map(one, range(48)))
+    context.wait(20)
+    last = {}
+    for charge in get_runtime().books.ledger.charges():
+        last[charge.adjustment_of or charge.id] = charge
+    billed = Counter((call.model, call.input_tokens, call.output_tokens) for call in flowise_model.calls)
+    exact = [last[charge.id] for charge in charges if last[charge.id].exactness is Exactness.EXACT]
+    for charge in exact:
+        for usage in charge.usage:
+            billed[usage.model, usage.input_tokens, usage.output_tokens] -= 1
+    assert min(billed.values()) >= 0, "a call was booked twice, or was never made"
+    assert len(exact) >= 24, f"only {len(exact)} of 48 are exact"

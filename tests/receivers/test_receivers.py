@@ -162,3 +162,22 @@ def test_other_applications_are_mounted_beside() -> None:
         assert answer.json() == ["/proxy", "/proxy/openai/x"]
     with pytest.raises(ConfigurationError, match="mounted at a path"):
         ReceiverApp(KEY, apps={"proxy/": app})
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", "application/x-protobuf", 200),
+        (b"{}", "application/json; charset=utf-8", 200),
+        (b"\xff\xff", "application/x-protobuf", 400),
+        (b"{", "application/json", 400),
+        (b"[" * 200_000, "application/json", 400),
+        (b"\x0a" * 100_000, "application/x-protobuf", 400),
+        (b"x", "text/plain", 415),
+    ],
+)
+def test_traces_come_as_protobuf_or_json(receivers: Receivers, body: bytes, kind: str, status: int) -> None:
+    headers = {"Content-Type": kind, "Authorization": f"Bearer {KEY}"}
+    answer = post(receivers, body, "/v1/traces", auth=lambda request: request, headers=headers)
+    assert answer.status_code == status
+    assert post(receivers, body, "/v1/traces", auth=("a", "wrong-key-that-is-long")).status_code == 401
