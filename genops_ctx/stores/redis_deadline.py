@@ -62,8 +62,13 @@ class _Bounded:
             return super().connect(*args, **named)  # type: ignore[misc]
 
     def _connect(self, *args: Any, **named: Any) -> Any:
-        # The server need not be told which library it is: that would cost round trips.
-        self.driver_info = self.lib_name = self.lib_version = None
+        from redis.connection import SSLConnection
+
+        if not isinstance(self, SSLConnection):
+            # The server need not be told which library it is: that would cost round trips. Under TLS the
+            # answer is needed: what TLS itself sends after its handshake (session tickets) is read with
+            # it, and redis-py takes a connection with something to read for a broken one.
+            self.driver_info = self.lib_name = self.lib_version = None
         counted = self.deadline.remaining() is not None
         if counted:
             self.deadline.begin(self.connect_seconds)
