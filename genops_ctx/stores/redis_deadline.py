@@ -64,7 +64,8 @@ class _Bounded:
     def _connect(self, *args: Any, **named: Any) -> Any:
         from redis.connection import SSLConnection
 
-        if not isinstance(self, SSLConnection):
+        connection: Any = self
+        if not isinstance(connection, SSLConnection):
             # The server need not be told which library it is: that would cost round trips. Under TLS the
             # answer is needed: what TLS itself sends after its handshake (session tickets) is read with
             # it, and redis-py takes a connection with something to read for a broken one.
