@@ -255,9 +255,11 @@ class RedisStore:
     def _bounded(self, use: Callable[[Any], T], seconds: float | None = None) -> T:
         """Use the client for so long at most; whatever goes wrong there is a :class:`StoreError`."""
         begun = time.monotonic()
-        self._deadline.begin(self._timeout if seconds is None else seconds)
         try:
-            answer = use(self._client or self._connected())
+            client = self._client or self._connected()
+            begun = time.monotonic()  # redis-py is imported by then, which may take longer than a call
+            self._deadline.begin(self._timeout if seconds is None else seconds)
+            answer = use(client)
         except Exception as error:
             raise self._line.failed(error, begun) from None
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +135,24 @@ def test_a_refused_connection_costs_next_to_nothing(server: RedisServer) -> None
     with pytest.raises(StoreUnavailable), metered_call("flow", max_cost="0.01"):
         raise AssertionError("sent")
     assert time.monotonic() - begun < BOUND + SLACK
+
+
+def test_the_first_call_of_a_process_is_not_refused_because_redis_py_is_imported_by_it(
+    server: RedisServer,
+) -> None:
+    code = (
+        "import time\n"
+        "from genops_ctx.stores.redis import RedisStore\n"
+        f"store = RedisStore({server.url!r}, command_timeout=0.1)\n"
+        "import genops_ctx.stores.redis as module\n"
+        "connect = module.connect\n"
+        "def slow(*args, **named):\n"
+        "    time.sleep(0.2)\n"
+        "    return connect(*args, **named)\n"
+        "module.connect = slow\n"
+        "print(store.accounts())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("{}", "")
