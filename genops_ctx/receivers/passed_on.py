@@ -62,9 +62,16 @@ class PassedOn:
                     self._proxy.forget_stream_options(self._target.upstream)
             async with self._sent(self._body) as answer:
                 await self._pass_on(answer, strip=False)
-        except TimeoutError:
+        except asyncio.CancelledError:
+            self._tell_unknown()
+            raise
+        except TimeoutError as error:
+            if not isinstance(error, aiohttp.ConnectionTimeoutError):
+                self._tell_unknown()
             await self._failed(504, "the model API did not answer in time")
         except (aiohttp.ClientError, OSError) as error:
+            if not isinstance(error, aiohttp.ClientConnectorError):
+                self._tell_unknown()
             log.warning("the model API %r failed (%s)", self._target.upstream.name, type(error).__name__)
             await self._failed(502, "the model API cannot be reached, or broke off")
 
@@ -96,11 +103,20 @@ class PassedOn:
         stream = answer.content_type == "text/event-stream"
         reader = None
         if self._asked is not None and 200 <= answer.status < 300:
-            reader = CallReader(self._asked, self._target.upstream.provider, stream=stream, strip=strip)
+            # Compressed all the same, it passes as it is, and its usage is not known.
+            plain = answer.headers.get("Content-Encoding", "identity").strip().lower() == "identity"
+            reader = CallReader(
+                self._asked,
+                self._target.upstream.provider,
+                stream=stream and plain,
+                strip=strip and plain,
+                limit=MAX_READ_BYTES if plain else 0,
+            )
         changed = frozenset({b"content-length"}) if strip and stream else frozenset()
         headers = forwarded(answer.raw_headers, also_dropped=changed)
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         if reader is None:
+            self._told = True  # an error is not billed
             await self._begin(start)
             await self._pass(first)
             async for chunk in answer.content.iter_any():
@@ -144,6 +160,11 @@ class PassedOn:
         telling = self._tell(reader)
         if telling is not None:
             await asyncio.wait({telling}, timeout=TELL_SECONDS)
+
+    def _tell_unknown(self) -> None:
+        """The request had left, and no answer came: it may be billed, and nobody knows how much."""
+        if self._asked is not None:
+            self._tell(CallReader(self._asked, self._target.upstream.provider, stream=False))
 
     def _tell(self, reader: CallReader) -> asyncio.Future[None] | None:
         if self._told or self._asked is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import socket
 import time
@@ -294,6 +295,19 @@ def test_an_answer_too_large_to_be_read_passes_whole() -> None:
         assert proxy.wait().usage is None
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_compressed_all_the_same_passes_as_it_is(stream: bool) -> None:
+    said = b'data: {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}\n\n' * 3
+    kind = "text/event-stream" if stream else "application/json"
+
+    def upstream(request: Request) -> Reply:
+        return Reply(body=gzip.compress(said), content_type=kind, headers={"Content-Encoding": "gzip"})
+
+    with Loopback(upstream) as server, before(server.url) as proxy:
+        assert proxy.post("/openai/chat/completions", {**ASKED, "stream": stream}).content == said
+        assert proxy.wait().usage is None
+
+
 # -- what never leaves, and who may call ---------------------------------------------------------
 
 
@@ -403,7 +417,22 @@ def test_an_upstream_that_does_not_answer_in_time(model: ModelStub) -> None:
     asked = {**ASKED, "messages": [{"role": "user", "content": "[[sleep:5]] x"}]}
     with before(model.url, timeout=0.3) as proxy:
         answer = proxy.post("/openai/chat/completions", asked)
-    assert answer.status_code == 504
+        assert answer.status_code == 504
+        assert proxy.wait().usage is None  # it may be billed all the same
+
+
+def test_a_caller_who_leaves_before_the_answer_may_be_billed(model: ModelStub) -> None:
+    asked = {**ASKED, "messages": [{"role": "user", "content": "[[sleep:3]] x"}]}
+    with before(model.url) as proxy:
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            requests.post(f"{proxy.url}/openai/chat/completions", json=asked, headers=HEADERS, timeout=0.4)
+        assert proxy.wait().usage is None
+
+
+def test_an_upstream_that_hangs_up_may_have_billed() -> None:
+    with Loopback(lambda request: Reply(drop=True)) as server, before(server.url) as proxy:
+        assert proxy.post("/openai/chat/completions", ASKED).status_code == 502
+        assert proxy.wait().usage is None
 
 
 def test_a_stream_that_breaks_off_is_seen_to_break_off() -> None:
