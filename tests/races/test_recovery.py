@@ -18,6 +18,7 @@ from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.recovery import Recovery
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings, load_settings
+from tests.stores.redis_sentinels import Sentinels
 from tests.stores.redis_server import RedisServer
 
 from .workers import CENT, Plan, account_of, billed, run_workers, runtime_of, store_of
@@ -92,6 +93,32 @@ def test_the_budget_is_right_again_by_itself_and_never_overspent(
     brought_back = [event for event in ledger.audits("rebuild") if event.actor == "recovery"]
     assert len(brought_back) == 1, "by one process"
     ledger.close()
+
+
+@pytest.mark.slow
+def test_a_failover_in_mid_run_overspends_nothing(tmp_path: Path) -> None:
+    """What the replica had not heard of is noticed, and brought back."""
+    with Sentinels(tmp_path) as sentinels:
+        plan = Plan(
+            ("redis", sentinels.url),
+            str(tmp_path / "bills"),
+            answer_after=0.4,
+            ledger=str(tmp_path / "ledger.sqlite3"),
+            patience=40.0,
+        )
+
+        def trouble(_: list[Any]) -> None:
+            wait_for(lambda: len(billed(tmp_path / "bills")) >= 3)
+            sentinels.fail_over()
+
+        slow = Plan(**{**plan_of(plan), "late": 0.3})
+        report = run_workers([plan, *[slow] * 3], OPERATIONS[:24], trouble)
+        bills = billed(tmp_path / "bills")
+        assert report.unanswered > 0, "nobody noticed"
+        assert report.given_up == []
+        assert len(bills) == len(set(bills)) == len(report.ran) == 10
+        assert len(report.refused) == 14
+        assert account_of(store_of(plan)) == (10 * CENT, 0)
 
 
 def plan_of(plan: Plan) -> dict[str, Any]:
