@@ -9,6 +9,7 @@ import inspect
 import pickle
 import sys
 import threading
+import types
 import warnings
 from collections.abc import AsyncGenerator, Generator
 from decimal import Decimal
@@ -429,6 +430,25 @@ def test_a_function_that_returns_a_coroutine_or_async_generator_too():
             assert current_context() is context
             found = {inside async for inside in streamed()}
             assert [(inside.name, cents(inside)) for inside in found] == [("streamed", 1)]
+        return cents(context)
+
+    assert asyncio.run(main()) == 2
+
+
+def test_generators_that_are_coroutines():
+    @governed(name="old")
+    @types.coroutine
+    def old():
+        spend()
+        yield from asyncio.sleep(0).__await__()
+        spend()
+        return current_context()
+
+    async def main():
+        with governance_context("test") as context:
+            found = await old()
+            assert (found.name, found.parent) == ("old", context)
+            assert current_context() is context
         return cents(context)
 
     assert asyncio.run(main()) == 2

@@ -24,7 +24,9 @@ import pytest
 
 from genops_ctx import BudgetExceeded, current_context, governance_context, governed, metered_call
 from genops_ctx.core.errors import ConfigurationError
+from genops_ctx.core.operations import Tries, trying
 from genops_ctx.instrument.threads import instrument_threads, uninstrument_threads
+from genops_ctx.testing import capture
 
 
 @pytest.fixture(autouse=True)
@@ -259,6 +261,51 @@ def test_pools_that_carry_nothing_mix_nothing_either():
         assert pool.map(lambda _: current_context(), range(4)) == [None] * 4
         assert pool.map(first.wrap(spend), [1, 2]) == [first, first]
     assert cents(first) == 3
+
+
+def test_retries_over_a_pool_are_attempts_of_one_operation():
+    with ThreadPoolExecutor(1) as pool, capture() as charges:
+        tries = Tries()
+        for _ in range(3):
+            tries.again()
+            with trying(tries):
+                pool.submit(spend).result()
+                thread = threading.Thread(target=spend)
+                thread.start()
+                thread.join()
+        pool.submit(spend).result()
+    named = [(charge.operation, charge.attempt) for charge in charges]
+    assert [attempt for _, attempt in named] == [1, 1, 2, 2, 3, 3, 1]
+    assert len({operation for operation, _ in named}) == 3
+
+
+@pytest.mark.parametrize("ours_first", [False, True])
+def test_beside_opentelemetrys_threads(ours_first):
+    threading_hooks = pytest.importorskip("opentelemetry.instrumentation.threading")
+    theirs = threading_hooks.ThreadingInstrumentor()
+
+    def works():
+        with governance_context("test") as context, ThreadPoolExecutor(1) as pool:
+            thread = threading.Thread(target=spend)
+            thread.start()
+            thread.join()
+            return pool.submit(spend).result() is context and cents(context) == 2
+
+    uninstrument_threads()
+    for switch_on in (instrument_threads, theirs.instrument)[:: 1 if ours_first else -1]:
+        switch_on()
+    try:
+        assert works()
+        theirs.uninstrument()
+        assert works()
+        theirs.instrument()
+        assert works()
+        assert uninstrument_threads()
+        assert not works()
+        assert instrument_threads()
+        assert works()
+    finally:
+        theirs.uninstrument()
 
 
 # -- wrap ----------------------------------------------------------------------------------------

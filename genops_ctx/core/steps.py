@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from .current import Place
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["LATER", "Dropped", "Scope", "later", "stepped"]
 
 Alive: TypeAlias = "list[weakref.ref[Any]]"
+
+CO_ITERABLE_COROUTINE = 0x100
+"""flag of the generators that :func:`types.coroutine` has made awaitable"""
 
 LATER = frozenset({GeneratorType, AsyncGeneratorType, CoroutineType})
 """Results that have not run yet when the function that made them has returned."""
@@ -68,8 +71,8 @@ def later(result: Any, opened: Scope, observer: Observer | None) -> Any:
     return stepped(result, opened, place, opened=True)
 
 
-async def _awaited(coroutine: Coroutine[Any, Any, Any], scope: Scope, place: Place) -> Any:
-    place.enter()
+async def _awaited(coroutine: Awaitable[Any], scope: Scope, place: Place, opened: bool = True) -> Any:
+    _begin(scope, place, opened)
     try:
         try:
             result = await coroutine
@@ -86,6 +89,8 @@ async def _awaited(coroutine: Coroutine[Any, Any, Any], scope: Scope, place: Pla
 
 def stepped(result: Any, scope: Scope, place: Place, *, opened: bool) -> Any:
     """A generator or async generator with each of its steps in a scope, which opens at the first one."""
+    if type(result) is GeneratorType and result.gi_code.co_flags & CO_ITERABLE_COROUTINE:
+        return _awaited(cast("Awaitable[Any]", result), scope, place, opened)
     alive: Alive = []
     steps = _steps if type(result) is GeneratorType else _async_steps
     made: Any = steps(result, scope, place, opened, alive)

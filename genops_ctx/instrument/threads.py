@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
+from ..core import operations
 from ..core.context import GovernanceContext
 from ..core.current import Place, _current, around
 from ..core.errors import ConfigurationError
@@ -32,13 +34,17 @@ _OWN = "genops_ctx-"
 """how the names of our own threads begin"""
 
 
+_CARRIED: tuple[ContextVar[Any], ...] = (_current, around, operations._current)
+"""the context, the metered call around, and the tries that calls belong to"""
+
+
 class _Hooks:
     """What was there before; whether contexts are carried, and whether nobody has said no."""
 
     on = False
     wanted = True
-    start: Callable[..., Any] | None = None
-    submit: Callable[..., Any] | None = None
+    start: Any = None
+    submit: Any = None
 
 
 def carry_unless_told() -> None:
@@ -56,8 +62,11 @@ def instrument_threads() -> bool:
 
     changed, _Hooks.on = not _Hooks.on, True
     if _Hooks.start is None:
-        _Hooks.start, threading.Thread.start = threading.Thread.start, _start  # type: ignore[method-assign]
-        _Hooks.submit, ThreadPoolExecutor.submit = ThreadPoolExecutor.submit, _submit  # type: ignore[method-assign]
+        # Out of the classes' own namespaces: other libraries' wrappers there are descriptors.
+        _Hooks.start = threading.Thread.__dict__["start"]
+        threading.Thread.start = _start  # type: ignore[method-assign]
+        _Hooks.submit = ThreadPoolExecutor.__dict__["submit"]
+        ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign]
     return changed
 
 
@@ -69,8 +78,6 @@ def uninstrument_threads() -> bool:
     _Hooks.wanted = False
     # Where somebody has wrapped ours in turn, both stay, and do nothing.
     if threading.Thread.start is _start and ThreadPoolExecutor.submit is _submit:
-        assert _Hooks.start is not None
-        assert _Hooks.submit is not None
         threading.Thread.start = _Hooks.start  # type: ignore[method-assign]
         ThreadPoolExecutor.submit = _Hooks.submit  # type: ignore[method-assign]
         _Hooks.start = _Hooks.submit = None
@@ -80,23 +87,26 @@ def uninstrument_threads() -> bool:
 class _Carried:
     """A function that runs where it was handed over, whoever calls it."""
 
-    __slots__ = ("_function", "_place")
+    __slots__ = ("_function", "_place", "_tries")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._place = Place(GovernanceContext.observer)
+        self._tries = operations._current.get()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        place = self._place
+        place, before = self._place, operations._current.get()
         place.enter()
+        operations._current.set(self._tries)
         try:
             return self._function(*args, **kwargs)
         finally:
+            operations._current.set(before)
             place.leave()
 
 
 def _start(self: threading.Thread, *args: Any, **kwargs: Any) -> Any:
-    inside = _current.get() is not None or around.get() is not None
+    inside = any(variable.get() is not None for variable in _CARRIED)
     if _Hooks.on and inside and not self.ident and not _serves_many(self):
         # ``run`` of the instance: a class of the user's may have its own. The thread takes it away again,
         # so that it does not hold itself.
@@ -107,8 +117,7 @@ def _start(self: threading.Thread, *args: Any, **kwargs: Any) -> Any:
             run()
 
         self.run = run_once  # type: ignore[method-assign]
-    assert _Hooks.start is not None
-    return _Hooks.start(self, *args, **kwargs)
+    return _Hooks.start.__get__(self, type(self))(*args, **kwargs)
 
 
 def _serves_many(thread: threading.Thread) -> bool:
@@ -117,19 +126,19 @@ def _serves_many(thread: threading.Thread) -> bool:
 
 
 def _submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    assert _Hooks.submit is not None
+    submit = _Hooks.submit.__get__(self, type(self))
     if not _Hooks.on or not callable(fn) or _pickles(type(self)):
-        return _Hooks.submit(self, fn, *args, **kwargs)
+        return submit(fn, *args, **kwargs)
     job = _Carried(fn)
-    context, call = _current.get(), around.get()
+    before = [variable.get() for variable in _CARRIED]
     # A thread that the pool starts now serves later jobs too.
-    _current.set(None)
-    around.set(None)
+    for variable in _CARRIED:
+        variable.set(None)
     try:
-        return _Hooks.submit(self, job, *args, **kwargs)
+        return submit(job, *args, **kwargs)
     finally:
-        _current.set(context)
-        around.set(call)
+        for variable, value in zip(_CARRIED, before, strict=True):
+            variable.set(value)
 
 
 def _pickles(kind: type) -> bool:
