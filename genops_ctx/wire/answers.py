@@ -201,8 +201,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _loads(body: bytes) -> Any:
-    return json.loads(body, parse_constant=_no_constant)
+    return _decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+"""Made once: ``json.loads`` makes a decoder for every call that has an option."""
