@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..core.breaker import CircuitState
+from ..core.process import ForkedLock, process_id
 from .redis_breakers import CHANNELS
 from .redis_rules import RedisRules
 
@@ -64,15 +64,15 @@ class BreakerFeed:
         self._rules = rules
         self._changed = changed
         self._broken = broken
-        self._lock = threading.Lock()
-        self._owner = 0
+        self._lock = ForkedLock()
+        self._owner = ""
         self._stop = threading.Event()
         self._live = False
 
     @property
     def live(self) -> bool:
         """Every message since is heard. Starts the thread where there is none."""
-        if self._owner != os.getpid():
+        if self._owner != process_id():
             self._start()
         return self._live
 
@@ -80,14 +80,14 @@ class BreakerFeed:
         """End the thread; it is started again where the feed is used again."""
         with self._lock:
             self._stop.set()
-            self._owner = 0
+            self._owner = ""
             self._live = False
 
     def _start(self) -> None:
         with self._lock:
-            if self._owner == os.getpid():
+            if self._owner == process_id():
                 return
-            self._owner, self._live = os.getpid(), False
+            self._owner, self._live = process_id(), False
             self._stop = threading.Event()
             thread = threading.Thread(
                 target=self._run, args=(self._stop,), name="genops-breaker-feed", daemon=True

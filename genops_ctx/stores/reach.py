@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from ..core.errors import ConfigurationError, StoreError
+from ..core.process import ForkedLock
 
 __all__ = ["Reach"]
 
@@ -27,7 +27,7 @@ class Reach:
             raise ConfigurationError(f"away must be local or refuse, not {away!r}")
         self._store = store
         self._refuses = away == "refuse"
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._forget: list[Callable[[], object]] = []
         self.is_away = False
         """the last question was not answered"""

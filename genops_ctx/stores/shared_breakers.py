@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from ..core import breaker as rule_of
 from ..core.breaker import MICROS, BreakerRule, Circuit, CircuitState, Denied, Outcome, Permit
 from ..core.errors import StoreError
+from ..core.process import ForkedLock
 from .breaker_feed import BreakerFeed, Change
 from .memory_breakers import MemoryBreakers
 from .permit_ids import permit_id
@@ -52,7 +52,7 @@ class SharedBreakers:
         self._reach = reach
         self._local = MemoryBreakers()
         self._views: dict[str, View] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self.feed = BreakerFeed(store.rules, self._hear, self._distrust)
         reach.on_return(self._forget_local)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -362,6 +364,51 @@ def test_one_probe_of_fifty_threads(peer: NewPeer) -> None:
     closed = one.breakers.record("flow", QUICK, admitted[0], Outcome.SUCCESS, time.time())
     assert closed.state is CircuitState.CLOSED
     assert not denied(one, QUICK)
+
+
+FORKS = """
+import os, sys, time
+from genops_ctx.core.breaker import BreakerRule, Denied
+from genops_ctx.stores.resilience import open_resilience
+
+rule = BreakerRule(failures=2)
+store = open_resilience(sys.argv[1], command_timeout=5.0)
+def wait(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+def denied():
+    return isinstance(store.breakers.admit("flow", rule, time.time()), Denied)
+wait(lambda: store.listening)
+assert not denied()
+ids = store.breakers.admit("other", rule, time.time()).id
+child = os.fork()
+if child == 0:
+    try:
+        assert store.breakers.admit("other", rule, time.time()).id != ids
+        wait(lambda: store.listening)
+        wait(denied)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+time.sleep(0.3)
+store.breakers.force_open("flow", time.time())
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert denied()
+print("both")
+"""
+
+
+def test_a_forked_process_listens_by_itself(server: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS, server.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "both\n", done.stderr
 
 
 def test_the_feed_stops_and_starts_with_its_store(peer: NewPeer) -> None:
