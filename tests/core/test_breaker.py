@@ -84,6 +84,11 @@ def test_a_rate_forgets_what_has_left_its_window() -> None:
     assert call(circuit, BAD, T + 70 * S, rule).state is CircuitState.CLOSED
 
 
+def test_a_success_of_a_clean_breaker_changes_nothing() -> None:
+    """So a store need not write."""
+    assert call(NEW_CIRCUIT, OK, T) is NEW_CIRCUIT
+
+
 def test_open_says_how_long_and_lets_a_probe_through_at_that_moment() -> None:
     circuit = opened()
     assert circuit.since == T + 2 * S
