@@ -276,3 +276,15 @@ def test_waiting_in_a_coroutine(runtime: Runtime) -> None:
         assert context.total_tokens == 7
 
     asyncio.run(main())
+
+
+def test_the_id_of_an_answer_tells_calls_of_one_chat_apart(runtime: Runtime, clock: Clock) -> None:
+    first, second = send(runtime, "chat"), send(runtime, "chat")
+    early = Shown(proof(7), sessions=("answer-2", "chat"), started_at=clock.now)
+    runtime.corrections.take(early)  # before Flowise has answered with that id
+    answer(first)
+    second.known_as("answer-2")
+    second.known_as("answer-2")
+    charge = answer(second)
+    assert in_ledger(runtime) == [1000, 1000, -930]
+    assert list(runtime.books.ledger.charges())[-1].adjustment_of == charge.id

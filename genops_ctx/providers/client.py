@@ -31,6 +31,7 @@ PARAMETERS = (
     "pricing_tier",
     "metering",
     "timeout",
+    "abort_on_close",
     "question",
     "sessionId",
     "overrideConfig",
@@ -72,6 +73,7 @@ class FlowiseClient:
         metering: str | None = None,
         pricing_tier: str | None = None,
         timeout: float | tuple[float | None, float | None] | None = None,
+        abort_on_close: bool = False,
         **attribution: object,
     ) -> None:
         settings = get_runtime().settings
@@ -99,6 +101,7 @@ class FlowiseClient:
         self.metering = check_metering(metering or settings.metering)
         self.pricing_tier = check_pricing_tier(pricing_tier or settings.pricing_tier)
         self.timeout = Limits.of(timeout)
+        self.abort_on_close = abort_on_close
         self._address = (self.base_url, self.api_key)
         self._connect()
 

@@ -46,11 +46,15 @@ class GenOpsFlowiseAdapter(PredictingClient):
         metering: ``auto`` takes usage from what answers report (AgentFlows do; classic flows do not
             and are estimated, flagged); ``evaluation`` also asks classic flows for Flowise's
             evaluation metrics, without streaming: exact, but Flowise then stores the messages as
-            ``EVALUATION`` and leaves the flow's own tracing out; ``estimate`` is ``auto`` that does
-            not say each flow once.
+            ``EVALUATION`` and leaves the flow's own tracing out; ``langfuse``, ``otlp`` and ``gateway``
+            book an estimate that what Flowise exports corrects later (see :mod:`genops_ctx.receivers`;
+            ``auto`` too takes these where the flow is set up and this process receives);
+            ``estimate`` is ``auto`` that does not say each flow once.
         pricing_tier: the Flowise Cloud plan whose fee is allocated to predictions;
             ``FLOWISE_PRICING_TIER``, then ``self_hosted`` (no fee), unless given.
         timeout: seconds for a whole call, or ``(connect, whole)``; 5 and 120 unless given.
+        abort_on_close: tell Flowise to abort a prediction whose stream is closed or dropped before its
+            end. An AgentFlow then stops before its next node; a chain does not.
         **attribution: user_id, session_id, and custom keys.
 
     Attributes:

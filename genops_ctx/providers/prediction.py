@@ -60,6 +60,8 @@ class Prediction:
     fees: tuple[Line, ...] = ()
     routes: tuple[str, ...] = ()
     """how evidence of it may come later"""
+    chat: str = ""
+    """Flowise's chat id, by which it is aborted"""
 
     @property
     def agentflow(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from ..wire.readings import Reading
 from ..wire.requests import dump, prediction_body, prediction_path
 from ..wire.shapes import label_of
 from ..wire.usage import StreamReader
+from .abort import abort_prediction
 from .answers import Finish, FlowiseAnswer
 from .client import FlowiseClient, check_metering, one_of
 from .deadline import Exchange
@@ -148,6 +150,7 @@ class PredictingClient(FlowiseClient):
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
         prediction = self._prediction(runtime, flow, definition, asked, running, shared)
+        prediction = replace(prediction, chat=body.get("chatId") or running)
         replaced = "" if instead_of is None else instead_of.name
         try:
             attempt = yield from self._opened(
@@ -169,8 +172,7 @@ class PredictingClient(FlowiseClient):
             return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
         if prediction.routes:
             content = dump(body_for(body, prediction.routes, attempt.admitted.hold))
-            sessions = (body.get("chatId", ""), running)
-            attempt.expect_evidence(sessions)
+            attempt.expect_evidence((prediction.chat, running))
         return attempt, prediction, content
 
     def _prediction(
@@ -282,6 +284,9 @@ class PredictingClient(FlowiseClient):
                 attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
             )
             say_inexact(runtime, charge, prediction, quiet)
+            if outcome is Outcome.ABANDONED and self.abort_on_close:
+                where = (*self._address, prediction.flow.id, prediction.chat)
+                runtime.abandoned.put(partial(abort_prediction, *where))
             return charge
 
         return finish

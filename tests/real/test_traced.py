@@ -9,6 +9,7 @@ import json
 import os
 import random
 import threading
+import time
 import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -210,6 +211,18 @@ def test_a_stream_that_was_left_is_corrected(
     assert context.wait(30)
     assert int(context.total_cost * 10**9) == price(flowise_model.calls)
     assert context.inexact_cost == 0
+
+
+def test_a_stream_that_is_closed_aborts_the_flow_where_that_is_asked_for(
+    flowise: RunningFlowise, flowise_model: ModelStub
+) -> None:
+    adapter = instrument_flowise(flowise.url, flowise.api_key, team="real", timeout=60, abort_on_close=True)
+    stream = adapter.predict_flow("agentflow_two_providers", "[[sleep:2]] What?", stream=True)
+    next(stream)
+    flowise_model.wait_for(1, timeout=20)
+    stream.close()
+    time.sleep(6)  # the second node would have called its model after two seconds
+    assert len(flowise_model.calls) == 1
 
 
 def test_a_call_that_timed_out_is_corrected(
