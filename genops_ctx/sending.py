@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +26,8 @@ class _Mark(NamedTuple):
     client: str
     flow: str
     thread: int
-    task: object
+    task: weakref.ref[object] | None
+    """weak: connections keep the context that they are made in, and a task keeps its result"""
 
 
 _mark: ContextVar[_Mark | None] = ContextVar("genops_ctx.sending", default=None)
@@ -69,12 +71,13 @@ def is_being_sent(client: str, flow: str) -> bool:
         and mark.client != client
         and mark.flow == flow.lower()
         and mark.thread == threading.get_ident()
-        and mark.task is _task()
+        and mark.task == _task()
     )
 
 
-def _task() -> object:
+def _task() -> weakref.ref[object] | None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return None
-    return asyncio.current_task()
+    task = asyncio.current_task()
+    return None if task is None else weakref.ref(task)
