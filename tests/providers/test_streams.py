@@ -179,7 +179,7 @@ def test_dropping_a_stream_takes_no_lock(adapter):
     with governance_context("test", budget=1) as context, capture() as charges:
         stream = adapter.predict_flow("graph", "[[long:30]] How many?", stream=True)
         next(stream)
-        with context._lock, at_most(0.5):
+        with context._lock, at_most(5):
             del stream
             gc.collect()
         until(lambda: charges)
