@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ..core.effects import drive_async
+from ..core.effects import cut_off, drive_async
 from ..core.errors import BudgetExceeded
 from ..providers.client import PARAMETERS
 from ..providers.deadline import Exchange
@@ -88,7 +88,11 @@ class Governor(GenOpsFlowiseAdapter):
                 )
             return await runtime.books.hand_off.perform(effect, runtime.perform)
 
-        return await drive_async(self._open(runtime, flow, fields, must_exist=must_exist), perform)
+        def left(unfinished: HttpStory[Opened]) -> None:
+            runtime.abandoned.watch()
+            runtime.abandoned.put(partial(cut_off, unfinished, runtime.perform))
+
+        return await drive_async(self._open(runtime, flow, fields, must_exist=must_exist), perform, left)
 
     def _open(
         self,
