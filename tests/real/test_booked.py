@@ -42,6 +42,7 @@ PRICES = {
     "gpt-4o-mini": (150, 600),  # $0.15 and $0.60 a million
     "gpt-4o": (2_500, 10_000),  # $2.50 and $10
     "claude-haiku-4-5": (1_000, 5_000),  # $1 and $5
+    "text-embedding-3-small": (20, 0),  # $0.02
 }
 CLASSIC = ("conversation_chain", "llm_chain", "tool_agent")
 

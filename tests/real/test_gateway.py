@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from genops_ctx.providers.metering_setup import Receiver
 from genops_ctx.receivers.model_proxy import ModelProxy, correcting
 from genops_ctx.receivers.server import Receivers
 from genops_ctx.receivers.upstreams import Upstream
-from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.runtime import Runtime, get_runtime, reset_runtime
 from genops_ctx.settings import Settings
 
 from .conftest import RunningFlowise
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from genops_ctx.providers.flowise import GenOpsFlowiseAdapter
     from genops_ctx.testing.model_stub import ModelStub
 
-CLASSIC = ("conversation_chain", "llm_chain", "tool_agent")
+CLASSIC = ("conversation_chain", "llm_chain", "tool_agent", "retrieval_chain")
+"""The last one makes embedding calls too."""
+SET_UP = (*CLASSIC, "follow_up_chain", "summary_chain")
 
 
 @pytest.fixture
@@ -48,11 +51,11 @@ def adapter(flowise: RunningFlowise, tmp_path: Path) -> Iterator[GenOpsFlowiseAd
     editor_of = FlowEditor(instrument_flowise(flowise.url, flowise.api_key), runtime)
     try:
         with Receivers(key=key, runtime=runtime, apps={"/models": proxy}) as receivers:
-            for flow in CLASSIC:
+            for flow in SET_UP:
                 editor_of.set_up(editor_of.plan(flow, "gateway", Receiver(receivers.url, key), "stub"))
             yield instrument_flowise(flowise.url, flowise.api_key, team="real", timeout=60)
     finally:
-        for flow in CLASSIC:
+        for flow in SET_UP:
             editor_of.undo(editor_of.plan_undo(flow, "gateway"))
         reset_runtime(before)
         runtime.books.close()
@@ -78,6 +81,40 @@ def test_a_classic_flow_is_booked_to_the_nano_dollar(
     assert context.inexact_cost == 0
     assert context.total_tokens == sum(call.total_tokens for call in served(flowise_model))
     assert context.reserved == 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_what_does_not_pass_the_proxy_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, stream: bool
+) -> None:
+    """Follow-up questions are written by another model, beside the flow."""
+    with governance_context("one") as context:
+        charge = ask(adapter, "follow_up_chain", stream, "What is two plus three?")
+        context.wait(2)
+    mine, other = sorted(served(flowise_model), key=lambda call: call.provider, reverse=True)
+    assert (mine.provider, other.provider) == ("openai", "anthropic")
+    assert context.inexact_cost > 0
+    lines = [*charge.lines]
+    for one in get_runtime().books.ledger.charges(charge.operation):
+        if one.adjustment_of == charge.id:
+            lines = [line for line in one.lines if line.sign == 1]
+    through = [line.nanos for line in lines if line.source is CostSource.GATEWAY]
+    assert through == [mine.input_tokens * 150 + mine.output_tokens * 600]
+    assert [line.exactness for line in lines if line.source is not CostSource.GATEWAY] == [
+        Exactness.ESTIMATED
+    ]
+
+
+def test_a_call_that_may_have_been_made_and_was_not_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub
+) -> None:
+    """A summary memory summarises only a conversation that was had before."""
+    with governance_context("one") as context:
+        ask(adapter, "summary_chain", False, "What is two plus three?")
+        context.wait(2)
+    assert len(served(flowise_model)) == 1
+    assert context.total_cost.scaleb(9) > bill(flowise_model)
+    assert context.inexact_cost == context.total_cost - Decimal(bill(flowise_model)).scaleb(-9)
 
 
 def test_many_at_once_in_shared_sessions_are_booked_each_on_its_own(
@@ -127,8 +164,6 @@ def test_a_call_that_timed_out_is_corrected_when_its_usage_comes(
 def test_the_ledger_says_where_it_came_from(
     adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, tmp_path: Path
 ) -> None:
-    from genops_ctx.runtime import get_runtime
-
     with governance_context("one") as context:
         first = ask(adapter, "conversation_chain", True, "What is two plus three?")
         assert context.wait(10)
