@@ -120,6 +120,8 @@ class Attempt:
             runtime.in_flight.leave()
             if self.span is not None:
                 self.span.end(self.charge, error)
+        for tell in tuple(runtime.in_flight.ended):
+            tell(self.admitted, report, self.charge, error)
         if self.charge is not None:
             runtime.finished(self.charge)
             runtime.alerts.booked(self.watches, self.context)

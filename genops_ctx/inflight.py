@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .core.errors import ShuttingDown
 from .core.process import renewed_at_fork
+
+if TYPE_CHECKING:
+    from .core.booking import Report
+    from .core.call import Admitted
+    from .core.records import Charge
 
 __all__ = ["InFlight"]
 
@@ -15,6 +22,8 @@ class InFlight:
     """How many calls are between admission and their end; closed, it lets no more begin."""
 
     def __init__(self) -> None:
+        self.ended: list[Callable[[Admitted, Report, Charge | None, BaseException | None], object]] = []
+        """told of the end of every attempt, also of one that was never sent; must not raise"""
         self._begin()
         _all.add(self)
 
@@ -51,14 +60,12 @@ class InFlight:
                 self._none.notify_all()
 
     def close(self) -> None:
-        """Let no more calls begin."""
-        with self._lock:
-            self._closed = True
+        """Let no more calls begin. Takes no lock: a signal handler may do it in the middle of anything."""
+        self._closed = True
 
     def reopen(self) -> None:
         """Let calls begin again."""
-        with self._lock:
-            self._closed = False
+        self._closed = False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until none is in flight; False where some are after ``timeout`` seconds."""

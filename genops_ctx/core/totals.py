@@ -68,6 +68,8 @@ class Totals:
     refused = 0
     would_refuse = 0
     unpriced = 0
+    cached = 0
+    saved = 0
     rows: dict[Row, int] | None = None
     pending: dict[str, Charge] | None = None
     """charges that may still be corrected, by the attempt's id"""
@@ -137,6 +139,15 @@ class Costs:
 
     _lock: ForkedLock
     _totals: Totals
+    if TYPE_CHECKING:
+        _path: tuple[Costs, ...]
+
+    def hit(self, saved: int) -> None:
+        """Count a call that a cache answered (nano-dollars saved) in it and every context around it."""
+        with self._lock:
+            for context in self._path:
+                context._totals.cached += 1
+                context._totals.saved += saved
 
     def newly_past(self, budget: Budget) -> tuple[tuple[Decimal, ...], int]:
         """The alert thresholds of one of its budgets that are passed now, each given once; and the spend."""
@@ -179,6 +190,16 @@ class Costs:
     def would_refuse_calls(self) -> int:
         """Calls that a budget or policy would have refused, had the mode not been ``observe``."""
         return self._totals.would_refuse
+
+    @property
+    def cached_calls(self) -> int:
+        """Calls that a cache answered: nothing was sent, and they are not in :attr:`calls`."""
+        return self._totals.cached
+
+    @property
+    def saved_cost(self) -> Decimal:
+        """Dollars that those answers cost when they were computed, as far as that is known. Not spent."""
+        return dollars(self._totals.saved)
 
     @property
     def unpriced_calls(self) -> int:

@@ -6,12 +6,14 @@ What is asked of Flowise is told as stories, which the sync and the async adapte
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.attribution import Attribution, check_attribution
 from ..core.errors import ConfigurationError
 from ..core.scope import ScopedBudget
 from ..pricing.plans import pricing_tier as check_pricing_tier
+from ..resilience.options import OPTIONS, Resilience
 from ..runtime import get_runtime
 from ..settings import environment_attribution
 from ..wire.answers import Problem, ProblemKind
@@ -20,6 +22,9 @@ from .errors import problem_error
 from .flows import Flow, FlowDirectory, directory_of
 from .http_effects import Fetch, HttpStory
 from .transport import Limits, check_base_url
+
+if TYPE_CHECKING:
+    from ..resilience import CircuitBreaker, QueryCache, RateLimiter, RetryConfig
 
 __all__ = ["FlowiseClient", "check_api_key", "check_metering", "one_of"]
 
@@ -46,6 +51,7 @@ PARAMETERS = (
     "idempotency_key",
     "flow_id",
     "chatflow_id",
+    *OPTIONS,
 )
 
 
@@ -74,6 +80,11 @@ class FlowiseClient:
         pricing_tier: str | None = None,
         timeout: float | tuple[float | None, float | None] | None = None,
         abort_on_close: bool = False,
+        retry: bool | int | RetryConfig | None = None,
+        breaker: bool | int | CircuitBreaker | None = None,
+        rate_limit: str | RateLimiter | Sequence[str | RateLimiter] | None = None,
+        cache: bool | float | QueryCache | None = None,
+        fallback: object = None,
         **attribution: object,
     ) -> None:
         settings = get_runtime().settings
@@ -102,6 +113,15 @@ class FlowiseClient:
         self.pricing_tier = check_pricing_tier(pricing_tier or settings.pricing_tier)
         self.timeout = Limits.of(timeout)
         self.abort_on_close = abort_on_close
+        self._resilience = Resilience.of(
+            self._shared_name,
+            per_target=True,
+            retry=retry,
+            breaker=breaker,
+            rate_limit=rate_limit,
+            cache=cache,
+            fallback=fallback,
+        )
         self._address = (self.base_url, self.api_key)
         self._connect()
 
@@ -110,6 +130,11 @@ class FlowiseClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.base_url}>"
+
+    @property
+    def _shared_name(self) -> str:
+        """Under which its breakers, limits and cache are shared with others of the same Flowise."""
+        return f"flowise {self.base_url}"
 
     # -- the rest of the API, told as stories ---------------------------------------------------
 

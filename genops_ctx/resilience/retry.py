@@ -1,8 +1,8 @@
 """Retry: off unless asked for, because a prediction that is sent again is paid again.
 
 The waiting is stamina's: exponential backoff with jitter, capped by a number of tries and by a total
-time. What is worth another try is :mod:`.classify`'s to say, and ``Retry-After`` is honoured. Each try is
-an attempt of one operation: admitted by the budgets, and booked at what it cost.
+time. What is worth another try is :mod:`.classification`'s to say, and ``Retry-After`` is honoured. Each
+try is an attempt of one operation: admitted by the budgets, and booked at what it cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..core.errors import ConfigurationError
 from ..core.operations import Tries, trying
-from .classify import classify
+from .classification import classify
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

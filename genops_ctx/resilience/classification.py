@@ -88,7 +88,7 @@ _MEANING: Final = MappingProxyType(
         ErrorKind.THROTTLED: _Means(),
         ErrorKind.CIRCUIT_OPEN: _Means(),
         ErrorKind.REFUSED: _Means(elsewhere=False),
-        ErrorKind.UNKNOWN: _Means(trips=True, elsewhere=False, unpaid=False),
+        ErrorKind.UNKNOWN: _Means(trips=True, unpaid=False),
     }
 )
 
