@@ -18,6 +18,7 @@ from .core.errors import ConfigurationError
 from .core.money import Amount, parse_dollars
 from .core.running import runner
 from .core.scope import Spec
+from .resilience.decorator import ResilientFunction
 from .result_metering import Meter, MeteredScope
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ def _governed(wrapped: F, spec: Spec) -> F:
 
 
 def _metered(wrapped: F, spec: Spec, meter: Meter | Literal["auto"], max_cost: Amount | None) -> F:
+    if isinstance(wrapped, ResilientFunction):
+        # Each try is metered, and what a cache or a fallback answers is not: metering goes inside.
+        tried = _metered(wrapped.__wrapped__, Spec(spec.name, {}, (), ()), meter, max_cost)
+        return _governed(wrapped.around(tried), spec)  # type: ignore[return-value]
     return _wrap(wrapped, runner(wrapped, lambda: MeteredScope(spec, meter, max_cost), _observer))
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
+from ..core.money import dollars
 from ..core.outcomes import Outcome
 from ..wire.answers import Problem
 from ..wire.sse import Event, EventDecoder, StreamTooLarge
@@ -40,11 +41,26 @@ class FlowiseAnswer(dict[str, Any]):
     """Flowise's answer as it came, with what it cost."""
 
     charge: Charge | None = None
+    cached: bool = False
+    """it came from a cache: nothing was sent, and it cost nothing"""
+    saved: Decimal | None = None
+    """dollars that it cost when it was computed, where it is cached and that is known"""
+    served_by: str = ""
+    """which target gave it, where the flow that was asked did not; ``fallback`` for the fallback answer"""
 
     @property
     def cost(self) -> Decimal | None:
         """Exact dollars as far as prices are known; :attr:`charge` says how exact."""
-        return self.charge.cost if self.charge is not None else None
+        if self.charge is None:
+            return dollars(0) if self.cached or self.served_by == "fallback" else None
+        return self.charge.cost
+
+    def as_cached(self, nanos: int | None) -> FlowiseAnswer:
+        """A copy that a cache gives; ``nanos`` is what it cost then, in nano-dollars."""
+        copy = FlowiseAnswer(self)
+        copy.cached = True
+        copy.saved = None if nanos is None else dollars(nanos)
+        return copy
 
     @property
     def usage(self) -> tuple[Usage, ...]:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..core.effects import drive
 from ..core.money import Amount
+from ..resilience.serving import run, serve
 from ..runtime import Runtime, get_runtime
 from .answers import FlowiseAnswer, FlowiseStream
 from .http_effects import Fetch, HttpStory, Post, Receive
 from .prediction_story import OpenStream, PredictingClient
+from .resilient_predictions import options_of, work_of
 from .transport import Body, Transport, new_session
 
 if TYPE_CHECKING:
     from ..instrument.auto import auto_instrument as auto_instrument
     from ..instrument.auto import disable_auto_instrument as disable_auto_instrument
+    from ..resilience import CircuitBreaker, QueryCache, RateLimiter, RetryConfig
     from .budgets import BudgetEnforcedFlowiseAdapter as BudgetEnforcedFlowiseAdapter
     from .budgets import BudgetManager as BudgetManager
     from .budgets import FlowiseBudgetEnforcer as FlowiseBudgetEnforcer
@@ -55,6 +58,15 @@ class GenOpsFlowiseAdapter(PredictingClient):
         timeout: seconds for a whole call, or ``(connect, whole)``; 5 and 120 unless given.
         abort_on_close: tell Flowise to abort a prediction whose stream is closed or dropped before its
             end. An AgentFlow then stops before its next node; a chain does not.
+        retry: True, a number of retries, or a :class:`~genops_ctx.resilience.RetryConfig`. Off unless
+            given: a prediction that is sent again is paid again. A stream is only opened again.
+        breaker: True, a number of failures, or a :class:`~genops_ctx.resilience.CircuitBreaker`; one
+            circuit for each flow unless the breaker says otherwise.
+        rate_limit: ``"60/minute"``, a :class:`~genops_ctx.resilience.RateLimiter`, or a list of them.
+        cache: True (an hour), a number of seconds, or a :class:`~genops_ctx.resilience.QueryCache`.
+            Calls in a session, streams and uploads are not cached unless the cache allows sessions.
+        fallback: where calls go that fail: an answer, another adapter, a function of the question, a
+            :class:`~genops_ctx.resilience.Target` or :class:`~genops_ctx.resilience.Failover`, or a list.
         **attribution: user_id, session_id, and custom keys.
 
     Attributes:
@@ -126,6 +138,11 @@ class GenOpsFlowiseAdapter(PredictingClient):
         idempotency_key: str | None = None,
         metering: str | None = None,
         timeout: float | tuple[float | None, float | None] | None = None,
+        retry: bool | int | RetryConfig | None = None,
+        breaker: bool | int | CircuitBreaker | None = None,
+        rate_limit: str | bool | RateLimiter | Sequence[str | RateLimiter] | None = None,
+        cache: bool | float | QueryCache | None = None,
+        fallback: object = None,
         **attribution: object,
     ) -> FlowiseAnswer | FlowiseStream:
         """Run a flow, governed.
@@ -141,7 +158,8 @@ class GenOpsFlowiseAdapter(PredictingClient):
             max_cost: dollars that the call can cost at most; set aside in every budget. Without it an
                 expected amount is set aside.
             idempotency_key: the operation's own key: once completed, it is not sent again.
-            metering, timeout: over those of the adapter.
+            metering, timeout, retry, breaker, rate_limit, cache, fallback: over those of the adapter;
+                False turns one off.
             **attribution: over that of adapter and contexts; never sent to Flowise.
 
         Returns:
@@ -155,27 +173,37 @@ class GenOpsFlowiseAdapter(PredictingClient):
             LockedAttributeError: attribution that an outer context locked.
         """
         runtime = get_runtime()
-        story = self._predict(
-            runtime,
-            chatflow_id,
-            question,
-            sessionId,
-            overrideConfig,
-            history,
-            stream,
-            flow_id=flow_id,
-            session_id=session_id,
-            chatId=chatId,
-            uploads=uploads,
-            humanInput=humanInput,
-            form=form,
-            max_cost=max_cost,
-            idempotency_key=idempotency_key,
-            metering=metering,
-            timeout=timeout,
+        arguments: dict[str, Any] = {
+            "chatflow_id": chatflow_id,
+            "question": question,
+            "sessionId": sessionId,
+            "overrideConfig": overrideConfig,
+            "history": history,
+            "stream": stream,
+            "flow_id": flow_id,
+            "session_id": session_id,
+            "chatId": chatId,
+            "uploads": uploads,
+            "humanInput": humanInput,
+            "form": form,
+            "max_cost": max_cost,
+            "idempotency_key": idempotency_key,
+            "metering": metering,
+            "timeout": timeout,
             **attribution,
-        )
-        result = self._run(story, runtime)
+        }
+        given = {
+            "retry": retry,
+            "breaker": breaker,
+            "rate_limit": rate_limit,
+            "cache": cache,
+            "fallback": fallback,
+        }
+        options = options_of(self, given)
+        if options is None:
+            result = self._predicted(runtime, arguments)
+        else:
+            result = run(serve(work_of(self, runtime, options, arguments)))
         if isinstance(result, OpenStream):
             return FlowiseStream(result)
         # A flow that cannot stream answers as a whole; who asked for events gets events.
@@ -211,6 +239,9 @@ class GenOpsFlowiseAdapter(PredictingClient):
         return self._run(self._delete_messages(chatflow_id, session_id, options))
 
     # -- parts ----------------------------------------------------------------------------------
+
+    def _predicted(self, runtime: Runtime, arguments: dict[str, Any]) -> Any:
+        return self._run(self._predict(runtime, **arguments), runtime)
 
     def _run(self, story: HttpStory[T], runtime: Runtime | None = None) -> T:
         """Drive a story, each effect by this adapter's transport or by the runtime."""

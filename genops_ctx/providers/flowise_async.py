@@ -10,20 +10,23 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from ..core.effects import cut_off, drive_async
+from ..core.effects import Pause, cut_off, drive_async
 from ..core.errors import ConfigurationError
 from ..core.money import Amount
+from ..resilience.serving import run_async, serve
 from ..runtime import Runtime, get_runtime
 from .answers import FlowiseAnswer
 from .client import PARAMETERS
 from .http_effects import Fetch, HttpStory, Post, Receive
 from .prediction_story import OpenStream, PredictingClient
+from .resilient_predictions import options_of, work_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
 
+    from ..resilience import CircuitBreaker, QueryCache, RateLimiter, RetryConfig
     from .async_sessions import Sessions
     from .async_streams import AsyncFlowiseStream
     from .async_transport import AsyncTransport
@@ -58,6 +61,7 @@ class AsyncFlowiseAdapter(PredictingClient):
     """
 
     parameters: ClassVar[tuple[str, ...]] = (*PARAMETERS, "max_connections")
+    is_async: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -135,6 +139,11 @@ class AsyncFlowiseAdapter(PredictingClient):
         idempotency_key: str | None = None,
         metering: str | None = None,
         timeout: float | tuple[float | None, float | None] | None = None,
+        retry: bool | int | RetryConfig | None = None,
+        breaker: bool | int | CircuitBreaker | None = None,
+        rate_limit: str | bool | RateLimiter | Sequence[str | RateLimiter] | None = None,
+        cache: bool | float | QueryCache | None = None,
+        fallback: object = None,
         **attribution: object,
     ) -> FlowiseAnswer | AsyncFlowiseStream:
         """Run a flow, governed. Arguments and errors are those of the sync adapter's ``predict_flow``.
@@ -145,27 +154,37 @@ class AsyncFlowiseAdapter(PredictingClient):
             once it has ended.
         """
         runtime = get_runtime()
-        story = self._predict(
-            runtime,
-            chatflow_id,
-            question,
-            sessionId,
-            overrideConfig,
-            history,
-            stream,
-            flow_id=flow_id,
-            session_id=session_id,
-            chatId=chatId,
-            uploads=uploads,
-            humanInput=humanInput,
-            form=form,
-            max_cost=max_cost,
-            idempotency_key=idempotency_key,
-            metering=metering,
-            timeout=timeout,
+        arguments: dict[str, Any] = {
+            "chatflow_id": chatflow_id,
+            "question": question,
+            "sessionId": sessionId,
+            "overrideConfig": overrideConfig,
+            "history": history,
+            "stream": stream,
+            "flow_id": flow_id,
+            "session_id": session_id,
+            "chatId": chatId,
+            "uploads": uploads,
+            "humanInput": humanInput,
+            "form": form,
+            "max_cost": max_cost,
+            "idempotency_key": idempotency_key,
+            "metering": metering,
+            "timeout": timeout,
             **attribution,
-        )
-        result = await self._run(story, runtime)
+        }
+        given = {
+            "retry": retry,
+            "breaker": breaker,
+            "rate_limit": rate_limit,
+            "cache": cache,
+            "fallback": fallback,
+        }
+        options = options_of(self, given)
+        if options is None:
+            result = await self._predicted(runtime, arguments)
+        else:
+            result = await run_async(serve(work_of(self, runtime, options, arguments)))
         if isinstance(result, FlowiseAnswer) and not stream:
             return result
         from .async_streams import AsyncFlowiseStream
@@ -234,6 +253,9 @@ class AsyncFlowiseAdapter(PredictingClient):
 
     # -- parts ----------------------------------------------------------------------------------
 
+    def _predicted(self, runtime: Runtime, arguments: dict[str, Any]) -> Any:
+        return self._run(self._predict(runtime, **arguments), runtime)
+
     async def _run(self, story: HttpStory[T], runtime: Runtime | None = None) -> T:
         """Drive a story, each effect by this adapter's transport or by the runtime."""
         running = runtime if runtime is not None else get_runtime()
@@ -255,6 +277,11 @@ class AsyncFlowiseAdapter(PredictingClient):
                 return await self._link().get_json(
                     effect.method, effect.path, effect.limits, what=effect.what, params=effect.params
                 )
+            if isinstance(effect, Pause):
+                import asyncio
+
+                await asyncio.sleep(effect.seconds)
+                return None
             # Files are asked directly, servers by threads: nothing can be cancelled half-way.
             return await running.books.hand_off.perform(effect, running.perform)
 

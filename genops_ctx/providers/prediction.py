@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.booking import Report
 from ..core.outcomes import BOOKINGS, Booking, Outcome
@@ -19,6 +19,9 @@ from ..wire.usage import StreamReader, read_failure, read_usage
 from .estimates import Texts, estimated_usages
 from .flows import Flow
 from .metering_routes import is_beyond
+
+if TYPE_CHECKING:
+    from ..resilience.options import Resilience
 
 __all__ = ["Asked", "Prediction"]
 
@@ -43,6 +46,10 @@ class Asked:
     max_nanos: int | None
     key: str | None
     """the idempotency key"""
+    guarded_by: Resilience | None = None
+    """rate limits and breakers before it"""
+    overrides_needed: bool = False
+    """a flow that ignores overrides will not do"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from ..attempt import Attempt, finish_quietly, opening
@@ -43,6 +43,7 @@ from .transport import Limits
 
 if TYPE_CHECKING:
     from ..core.records import Charge
+    from ..resilience.options import Resilience
     from ..runtime import Runtime
 
 __all__ = ["OpenStream", "PredictingClient", "has_audio", "is_agentflow", "say_inexact"]
@@ -64,6 +65,12 @@ class OpenStream(NamedTuple):
 class PredictingClient(FlowiseClient):
     """A client whose predictions are governed, told as stories."""
 
+    is_async: ClassVar[bool] = False
+
+    def _predicted(self, runtime: Runtime, arguments: dict[str, Any]) -> Any:
+        """Run one prediction; gives an answer, a stream that has opened, or an awaitable of it."""
+        raise TypeError(f"{type(self).__name__} sends nothing by itself")
+
     def _predict(
         self,
         runtime: Runtime,
@@ -84,9 +91,14 @@ class PredictingClient(FlowiseClient):
         idempotency_key: str | None = None,
         metering: str | None = None,
         timeout: object = None,
+        guarded_by: Resilience | None = None,
+        overrides_needed: bool = False,
         **attribution: object,
     ) -> HttpStory[FlowiseAnswer | OpenStream]:
-        """The arguments are those of ``predict_flow()``."""
+        """The arguments are those of ``predict_flow()``.
+
+        ``overrides_needed`` says that a flow that ignores overrides will not do.
+        """
         reference = one_of("chatflow_id", chatflow_id, "flow_id", flow_id)
         if reference is None:
             raise ConfigurationError("predict_flow() needs chatflow_id, a flow's id or unique name")
@@ -117,6 +129,8 @@ class PredictingClient(FlowiseClient):
             attribution=checked,
             max_nanos=None if max_cost is None else nanos_up(parse_dollars(max_cost, what="max_cost")),
             key=idempotency_key,
+            guarded_by=guarded_by,
+            overrides_needed=overrides_needed,
         )
         # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
         current = Exchange(limits.total)
@@ -139,6 +153,11 @@ class PredictingClient(FlowiseClient):
         definition = yield from self._definition(flow, limits.half_of(current), must_exist=asked.stream)
         if definition is not None and definition.name:
             flow = flow._replace(name=definition.name)
+        if asked.overrides_needed and definition is not None and not definition.override_enabled:
+            raise ConfigurationError(
+                f"flow {flow.name!r} allows no overrides, so it would run its own model in silence; allow "
+                "them in Flowise (API configuration of the flow), or name another flow"
+            )
         body = dict(asked.body)
         if asked.route == "evaluation" and not asked.stream and not is_agentflow(definition):
             body |= {"evaluation": True, "evaluationRunId": str(uuid.uuid4())}
@@ -203,7 +222,7 @@ class PredictingClient(FlowiseClient):
         traced: bool = True,
     ) -> Story[Attempt]:
         """Admit one prediction. ``bounded`` says that the model reads only the texts that are known."""
-        definition = prediction.definition
+        definition, guard = prediction.definition, asked.guarded_by
 
         def expected() -> Forecast:
             found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
@@ -224,6 +243,7 @@ class PredictingClient(FlowiseClient):
             models=lambda: models_of(definition, override, runtime.prices),
             question=asked.question,
             degraded_from=degraded_from,
+            guards=None if guard is None else guard.guards(f"{self.base_url}/{prediction.flow.id}"),
             traced=traced,
         )
 

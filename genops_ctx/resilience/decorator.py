@@ -107,7 +107,7 @@ class ResilientFunction(wrapt.FunctionWrapper[Any, Any]):
         places = [Place(title, partial(self._guarded, function, args, kwargs, title, None))]
         failover = options.failover
         if failover is not None:
-            first = Place(title, places[0].run, _nanos(failover.cost))
+            first = Place(title, places[0].run, failover.nanos)
             places = [first] + [
                 Place(
                     target.label,
@@ -145,12 +145,6 @@ def _attribution() -> dict[str, str]:
     context = current_context()
     configured = get_runtime().settings.attribution
     return {**configured, **context.inherited} if context is not None else dict(configured)
-
-
-def _nanos(cost: Any) -> int | None:
-    from ..core.money import nanos_up, parse_dollars
-
-    return None if cost is None else nanos_up(parse_dollars(cost, what="cost"))
 
 
 def _kept(result: Any) -> Found | None:

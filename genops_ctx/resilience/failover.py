@@ -88,6 +88,12 @@ class Failover:
             raise ConfigurationError("Failover(targets=) takes Target objects")
         if not self.targets and self.answer is NO_ANSWER:
             raise ConfigurationError("a Failover needs targets=, answer=, or both")
+        _ = self.nanos
+
+    @property
+    def nanos(self) -> int | None:
+        """What a call of the first target usually costs."""
+        return None if self.cost is None else nanos_up(parse_dollars(self.cost, what="cost"))
 
 
 def failover_of(value: object) -> Failover | None:

@@ -6,7 +6,6 @@ processes that share a store share the limit of a name.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -150,6 +149,8 @@ class RateLimiter:
 
     async def wait_if_needed(self, key: str = "") -> None:
         """Wait for a token, however long. Turns come in the order in which they were asked for."""
+        import asyncio
+
         turn = self._booked(key)
         try:
             if turn.wait > 0:

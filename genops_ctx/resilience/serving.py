@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..core.cache import Busy, Lease
 from ..core.effects import Guarding, Pause, drive, drive_async
-from ..core.errors import CallRefused, CircuitOpen, RateLimitExceeded
+from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, RateLimitExceeded
 from ..core.guarding import Guards, enter, leave, put_back, throttle
 from ..core.operations import Tries, trying
 from ..core.outcomes import Outcome
@@ -149,7 +149,7 @@ def _from_places(work: Work) -> Generator[Any, Any, tuple[Any, bool]]:
             result = yield Try(place.run, work.retry, tries)
         except Exception as error:
             known = classify(error)
-            if not known.elsewhere:
+            if not known.elsewhere and not (failed and isinstance(error, ConfigurationError)):
                 raise
             failed.append(place.name)
             last = error
