@@ -88,13 +88,13 @@ class QueryCache:
         """Keep the answer to a query asked with these options."""
         self.keep(self.key("", query, options), Found(result, None))
 
-    def delete(self, query: str, **options: object) -> bool:
-        """Forget the answer; True where there was one. Raises :class:`StoreError`."""
-        return self._backing().cache.delete(self._shelf, self.key("", query, options))
+    def delete(self, query: str, **options: object) -> None:
+        """Forget the answer, also one that is being computed. Raises :class:`StoreError`."""
+        self._backing().cache.delete(self._shelf, self.key("", query, options))
 
-    def clear(self) -> int:
-        """Forget all answers; says how many. Raises :class:`StoreError`."""
-        return self._backing().cache.clear(self._shelf)
+    def clear(self) -> None:
+        """Forget all answers. Raises :class:`StoreError`."""
+        self._backing().cache.clear(self._shelf)
 
     def get_stats(self) -> dict[str, Any]:
         """``hits``, ``misses``, ``hit_rate`` in percent, ``size``, and ``saved`` dollars, of this object."""
