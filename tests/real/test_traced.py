@@ -213,6 +213,43 @@ def test_a_stream_that_was_left_is_corrected(
     assert context.inexact_cost == 0
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize(("flow", "route"), [("tool_agent", "langfuse"), ("agentflow_agent", "auto")])
+def test_two_rounds_of_tools_are_three_calls(
+    adapter: GenOpsFlowiseAdapter,
+    exporting: Receivers,
+    flowise_model: ModelStub,
+    monkeypatch: pytest.MonkeyPatch,
+    flow: str,
+    route: str,
+    stream: bool,
+) -> None:
+    respond = flowise_model.respond
+
+    def again(provider: Any, body: dict[str, Any], headers: Any = None) -> ModelAnswer:
+        """After the first result the model wants the tool once more."""
+        results = [message for message in body["messages"] if message.get("role") == "tool"]
+        if len(results) == 1:
+            body = {**body, "messages": [one for one in body["messages"] if one.get("role") == "user"]}
+        return respond(provider, body, headers)
+
+    monkeypatch.setattr(flowise_model, "respond", again)
+    cell = measure(adapter, flowise_model, flow, stream, metering=route)
+    assert len(flowise_model.calls) == 3
+    assert cell.exact, cell
+
+
+def test_an_agentflow_that_timed_out_is_corrected(
+    adapter: GenOpsFlowiseAdapter, exporting: Receivers, flowise_model: ModelStub
+) -> None:
+    """As far as Langfuse is told: without the cached part of the input, so as an upper bound."""
+    with governance_context("late") as context, pytest.raises(FlowiseError):
+        adapter.predict_flow("agentflow_llm", "[[sleep:3]] What?", timeout=1.5, metering="langfuse")
+    assert context.wait(30)
+    assert int(context.total_cost * 10**9) == price(flowise_model.calls) > 0
+    assert set(context.cost_by("source")) >= {"traced"}
+
+
 def test_a_stream_that_is_closed_aborts_the_flow_where_that_is_asked_for(
     flowise: RunningFlowise, flowise_model: ModelStub
 ) -> None:
