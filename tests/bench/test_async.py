@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from genops_ctx import governance_context
+from genops_ctx import auto_instrument, disable_auto_instrument, governance_context
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
@@ -128,18 +128,28 @@ def test_sixty_four_at_a_time(elsewhere: tuple[str, str]) -> None:
 
             with governance_context("bench", budget=10**6):
                 await asyncio.gather(bare(), ours(), ours_with_a_budget())
-                results: list[list[tuple[float, float]]] = [[], [], []]
+                results: list[list[tuple[float, float]]] = [[], [], [], []]
                 for _ in range(ROUNDS):
                     results[0].append(await measure(bare))
                     results[1].append(await measure(ours))
                     results[2].append(await measure(ours_with_a_budget))
+                    auto_instrument(url, team="a")
+                    await bare()
+                    results[3].append(await measure(bare))
+                    disable_auto_instrument()
                 return results
 
     try:
         rounds = asyncio.run(main())
     finally:
         reset_runtime(before)
-    names = ("bare aiohttp", "AsyncFlowiseAdapter, budget", "AsyncFlowiseAdapter, budget and max_cost")
+        disable_auto_instrument()
+    names = (
+        "bare aiohttp",
+        "AsyncFlowiseAdapter, budget",
+        "AsyncFlowiseAdapter, budget and max_cost",
+        "aiohttp under auto_instrument, budget",
+    )
     fastest = [(max(rate for rate, _ in each), min(cpu for _, cpu in each)) for each in rounds]
     print(f"\nPredictions over loopback, {AT_A_TIME} at a time, memory store and memory ledger")
     for name, (rate, cpu) in zip(names, fastest, strict=True):

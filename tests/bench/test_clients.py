@@ -237,7 +237,7 @@ def test_governed_around_an_empty_function_beside_the_peers(runtime: Runtime) ->
         with mock.patch.dict(os.environ, LANGFUSE_PUBLIC_KEY="pk", LANGFUSE_SECRET_KEY="sk"):
             from langfuse import Langfuse, observe
 
-            Langfuse(public_key="pk", secret_key="sk", host="http://127.0.0.1:9", flush_at=10**6)
+            Langfuse(public_key="pk", secret_key="sk", host="http://127.0.0.1:9", flush_at=512)
             rows.append(Row("Langfuse: @observe", best(observe()(empty), calls=300, rounds=3)))
     else:
         print("(Langfuse is not installed: left out)")
