@@ -5,6 +5,7 @@ The model behind Flowise is the judge. Flowise exports to a receiver in this pro
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -20,7 +21,9 @@ import pytest
 
 from genops_ctx import governance_context, instrument_flowise
 from genops_ctx.core.records import Exactness
+from genops_ctx.providers.async_streams import AsyncFlowiseStream
 from genops_ctx.providers.errors import FlowiseError
+from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
 from genops_ctx.receivers import Receivers
 from genops_ctx.runtime import get_runtime
 
@@ -30,6 +33,7 @@ from .flowise_server import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from genops_ctx.core.context import GovernanceContext
     from genops_ctx.core.records import Charge
     from genops_ctx.providers.flowise import GenOpsFlowiseAdapter
     from genops_ctx.testing.model_answers import BilledCall, ModelAnswer
@@ -182,6 +186,29 @@ def test_no_flow_is_silently_wrong_without_a_route(
     adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, flow: str, stream: bool
 ) -> None:
     assert not measure(adapter, flowise_model, flow, stream).silently_wrong
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_the_async_adapter_is_corrected_too(
+    flowise: RunningFlowise, exporting: Receivers, flowise_model: ModelStub, stream: bool
+) -> None:
+    async def main() -> GovernanceContext:
+        adapter = AsyncFlowiseAdapter(flowise.url, flowise.api_key, team="real", timeout=60)
+        try:
+            async with governance_context("async") as context:
+                answer = await adapter.predict_flow(
+                    "tool_agent", QUESTION, stream=stream, metering="langfuse"
+                )
+                if isinstance(answer, AsyncFlowiseStream):
+                    assert [event["event"] async for event in answer][-1] == "end"
+            assert await context.wait_async(20)
+        finally:
+            await adapter.aclose()
+        return context
+
+    context = asyncio.run(main())
+    assert int(context.total_cost * 10**9) == price(flowise_model.calls) > 0
+    assert context.inexact_cost == 0
 
 
 def test_auto_takes_the_exporter_that_a_flow_has(
