@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from ..core.baggage import baggage_of
 from ..core.context import current_context
+from ..core.errors import ConfigurationError
 from ..runtime import get_runtime
 
 __all__ = ["outgoing_headers", "remote_parent"]
@@ -47,13 +48,17 @@ def outgoing_headers(url: str) -> dict[str, str]:
     Empty unless its host (``flows.example.com``, or with its port ``flows.example.com:3000``) is among
     those of ``GENOPS_PROPAGATE_TO``: attribution names customers and users, and goes to nobody else.
     """
-    if not _allowed(url, get_runtime().settings.propagate_to):
+    try:
+        runtime = get_runtime()
+    except (ConfigurationError, OSError):
+        return {}  # `genops-ctx check` goes on with settings that cannot be read, and says so
+    if not _allowed(url, runtime.settings.propagate_to):
         return {}
     headers: dict[str, str] = {}
     context = current_context()
     if context is not None and (baggage := baggage_of(context.inherited)):
         headers["baggage"] = baggage
-    if get_runtime().spans.tracer() is not None:
+    if runtime.spans.tracer() is not None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         TraceContextTextMapPropagator().inject(headers)
