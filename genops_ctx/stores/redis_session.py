@@ -124,6 +124,12 @@ class Session:
         self._learn(reply, sent, time.monotonic())
         if reply[0] == b"lost":
             raise _lost(reply)
+        if reply[0] == b"newer":
+            raise StoreError(
+                f"the accounts in Redis are of a newer version of genops_ctx: they have version "
+                f"{int(reply[3])}, and this one knows {int(reply[4])} at most; update genops_ctx, or use "
+                "another database of the server"
+            )
         if self.generation is None:
             self.made_it = reply[0] == b"made"
             self._adopt(reply)

@@ -281,6 +281,69 @@ def test_what_was_reserved_after_the_loss_stays_reserved(server: RedisServer, cl
     assert spent(client) == Account(36, 5), "op#1 is in flight still"
 
 
+# -- what other versions have written ----------------------------------------------------------------
+
+WITHOUT_TOKENS = """
+for _, key in ipairs({"holds", "losses"}) do
+  local kept = redis.call("HGETALL", "{genops}:" .. key)
+  for index = 1, #kept, 2 do
+    if kept[index] ~= "" then
+      local hold = cmsgpack.unpack(kept[index + 1])
+      if not (hold[10] or ""):find("|", 1, true) then
+        table.remove(hold, 10)
+      end
+      redis.call("HSET", "{genops}:" .. key, kept[index], cmsgpack.pack(hold))
+    end
+  end
+end
+"""
+"""Makes reservations what the version before tokens kept: state, amount, booked, expiry, named, end,
+memo, and then at once the accounts."""
+
+
+def test_reservations_of_before_there_were_tokens_are_read_right(
+    server: RedisServer, client: RedisStore
+) -> None:
+    day, month = "team=a|day:2026-11-21@UTC", "team=a|month:2026-11@UTC"
+
+    def reserve(name: str, amount: int, life: float = 100.0) -> object:
+        watches = (watch(day, 1000), watch(month, 1000))
+        return client.reserve(Reserve(name, amount, watches, time.time() + life, keyed=True), time.time())
+
+    for name, amount in (("settled#1", 5), ("given back#1", 7), ("in flight#1", 11)):
+        reserve(name, amount)
+    reserve("lost#1", 13, life=-1.0)
+    reserve("told#1", 17, life=-2.0)
+    client.reserve(Reserve("nowhere#1", 0, (), time.time() + 100, keyed=True), time.time())
+    assert len(client.reap(time.time())) == 2
+    reserve("late#1", 19, life=-1.0)
+    server.cli("EVAL", WITHOUT_TOKENS, "0")
+
+    client.settle("settled#1", 4, (), time.time(), True)
+    assert client.release("given back#1", time.time())
+    assert not client.release("in flight#1", time.time(), "another's token")
+    losses = {lost.name: lost.hold.accounts for lost in client.reap(time.time())}
+    assert losses == dict.fromkeys(("lost#1", "told#1", "late#1"), (day, month))
+    client.settle("told#1", 16, (), time.time(), True)
+    client.settle("nowhere#1", 0, (), time.time(), True)
+    expected = Account(4 + 13 + 16 + 19, 11)
+    assert client.accounts() == {day: expected, month: expected}
+
+    server.cli("EVAL", WITHOUT_TOKENS, "0")
+    assert client.restore({day: Account(16), month: Account(16)}, anyway=True)
+    left = Account(16 + 13 + 19, 11)
+    assert client.accounts() == {day: left, month: left}, "told#1 is settled, and so in what the ledger says"
+
+
+def test_accounts_of_a_newer_version_are_refused(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    server.cli("HSET", "{genops}:meta", "schema", "2")
+    newcomer = RedisStore(server.url, command_timeout=1.0)
+    with pytest.raises(StoreError, match="version 2, and this one knows 1 at most; update genops_ctx"):
+        held(newcomer, "op#2")
+    assert spent(client) == Account(0, 5), "nothing was changed"
+
+
 # -- set up ----------------------------------------------------------------------------------------
 
 

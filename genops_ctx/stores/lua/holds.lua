@@ -1,9 +1,19 @@
 -- A hold as it is kept: a list of these fields, then the names of its accounts.
 local STATE, AMOUNT, BOOKED, EXPIRES_AT, KEYED, FORGET_AT, MEMO, TOKEN, FIRST = 1, 2, 4, 6, 7, 8, 9, 10, 11
 
+local function unpacked(text)
+  local hold = cmsgpack.unpack(text)
+  local token = hold[TOKEN]
+  if not token or token:find("|", 1, true) then
+    -- Kept by a version without tokens: this is its first account, whose name has a bar, as no token has.
+    table.insert(hold, TOKEN, "")
+  end
+  return hold
+end
+
 local function find(id)
   local text = redis.call("HGET", HOLDS, id)
-  return text and cmsgpack.unpack(text)
+  return text and unpacked(text)
 end
 
 local function keep(id, hold)

@@ -1,7 +1,10 @@
 -- The first word of a client: joins the store, or makes it where there is nothing at all.
 -- ARGV 1 generation to make it with, 2 the generation that the client expects, or ""
 local there = redis.call("EXISTS", unpack(KEYS))
-local meta = redis.call("HMGET", META, "generation", "counter", "lost")
+local meta = redis.call("HMGET", META, "generation", "counter", "lost", "schema")
+if meta[4] and tonumber(meta[4]) > SCHEMA then
+  return {"newer", clock[1], clock[2], meta[4], SCHEMA}
+end
 if meta[3] then
   return {"lost", clock[1], clock[2], meta[3]}
 end
@@ -13,7 +16,7 @@ if there > 0 or ARGV[2] ~= "" then
   redis.call("HSET", META, "lost", why)
   return {"lost", clock[1], clock[2], why}
 end
-redis.call("HSET", META, "generation", ARGV[1], "counter", 0, "schema", 1, "made_at", clock[1])
+redis.call("HSET", META, "generation", ARGV[1], "counter", 0, "schema", SCHEMA, "made_at", clock[1])
 -- A mark in each, so that none is ever empty and a missing one is a lost one.
 for index, key in ipairs(KEYS) do
   if index == 5 or index == 6 then

@@ -32,7 +32,7 @@ local losses = {}
 local kept = redis.call("HGETALL", LOSSES)
 for index = 1, #kept, 2 do
   if kept[index] ~= "" then
-    local hold = cmsgpack.unpack(kept[index + 1])
+    local hold = unpacked(kept[index + 1])
     losses[#losses + 1] = {
       kept[index], show(hold[AMOUNT], hold[AMOUNT + 1]), string.format("%.17g", hold[EXPIRES_AT]), hold[MEMO],
       {unpack(hold, FIRST)},

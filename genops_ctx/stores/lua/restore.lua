@@ -58,7 +58,7 @@ end
 local kept = redis.call("HGETALL", HOLDS)
 for index = 1, #kept, 2 do
   if kept[index] ~= "" then
-    local hold = cmsgpack.unpack(kept[index + 1])
+    local hold = unpacked(kept[index + 1])
     redis.call("ZADD", DUE, string.format("%.17g", hold[STATE] == "held" and hold[EXPIRES_AT] or hold[FORGET_AT]), kept[index])
     if hold[STATE] == "held" then
       for place = FIRST, #hold do
@@ -97,6 +97,6 @@ if tonumber(ARGV[6]) > 0 then
 end
 redis.call(
   "HSET", META, "generation", ARGV[3], "counter", string.format("%d", counter), "ancestors", ancestors,
-  "schema", 1, "made_at", clock[1]
+  "schema", SCHEMA, "made_at", clock[1]
 )
 return {"restored", clock[1], clock[2], ARGV[3], string.format("%d", counter)}
