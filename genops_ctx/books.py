@@ -149,6 +149,9 @@ class Books:
     def _settle_booked(self, charge: Charge) -> None:
         try:
             self._settle(charge, charge.nanos)
+            if charge.exactness is not Exactness.EXACT and self._adjustments_of(charge):
+                # Evidence was quicker: what it says must not be overwritten by what was thought before.
+                self._settle_whole(charge)
             self._mark_settled([charge])
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
@@ -250,10 +253,14 @@ class Books:
         return first, adjustment
 
     def _settle_adjusted(self, adjustment: Charge) -> None:
-        amount = None
-        while amount != (amount := self._amount(adjustment)):  # another process may have adjusted it too
-            self._settle(adjustment, amount)
+        self._settle_whole(adjustment)
         self._mark_settled([adjustment])
+
+    def _settle_whole(self, charge: Charge) -> None:
+        """Settle what the whole attempt has cost, as the ledger says it once the store was told."""
+        amount = None
+        while amount != (amount := self._amount(charge)):  # another process may have adjusted it too
+            self._settle(charge, amount)
 
     def _keep_apart(self, charge: Charge) -> None:
         """Another call took the same name, in a process with a store of its own: both were paid."""
@@ -342,7 +349,7 @@ class Books:
                         self._tell_stale(charge)
                         continue
                     try:
-                        self._settle(charge, self._amount(charge))
+                        self._settle_whole(charge)
                     except StoreError:
                         raise
                     except Exception:

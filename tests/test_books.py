@@ -18,9 +18,10 @@ from genops_ctx import books as books_module
 from genops_ctx.books import Books
 from genops_ctx.core.accounts import Account, Hold, HoldState, Reserve
 from genops_ctx.core.errors import StoreError
+from genops_ctx.core.evidence import adjustment_to
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import Held, Lost
-from genops_ctx.core.records import Charge, CostSource
+from genops_ctx.core.records import Charge, CostSource, Exactness
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.stores.memory import MemoryStore
@@ -359,6 +360,36 @@ def test_a_correction_is_made_good_too(setup: Setup, step: str, after: bool) -> 
     setup.books.catch_up(101.0)
     assert (setup.account(), setup.in_ledger()["a"]) == (Account(7, 0), 7)
     assert len(setup.booked()) == 2
+
+
+@pytest.mark.parametrize("replayed", [False, True], ids=["by its own process", "by a replay"])
+def test_evidence_that_is_quicker_than_the_accounts_is_not_overwritten(setup: Setup, replayed: bool) -> None:
+    elsewhere = Books(setup.store.real, setup.ledger.real)
+    estimated = replace(cost("op"), lines=(line(7, exactness=Exactness.ESTIMATED),))
+    before: list[Charge | None] = []
+
+    def corrected_in_between(name: str) -> tuple[None, None]:
+        if name == "settle" and not before:
+            before.append(None)
+
+            def correction(first: Charge, known: Sequence[Charge]) -> Charge | None:
+                return adjustment_to(first, known, (line(40),), 3.0)
+
+            before[0] = elsewhere.adjust("op#1", correction)[1]
+        return None, None
+
+    setup.reserve("op")
+    if replayed:
+        setup.ledger.real.append(estimated, settled=False)
+        setup.store.fails = corrected_in_between
+        setup.books.catch_up(2.0)
+    else:
+        setup.store.fails = corrected_in_between
+        setup.books.book(estimated, settles=True)
+    assert before[0] is not None
+    assert before[0].nanos == 33
+    assert (setup.account(), setup.in_ledger()["a"]) == (Account(40, 0), 40)
+    assert setup.ledger.real.unsettled() == ()
 
 
 def test_a_call_that_was_not_sent_after_it_was_lost_is_taken_back(setup: Setup) -> None:
