@@ -34,6 +34,11 @@ SILENT_SECONDS = 1.0
 KEPT = 4
 """Connections of a process: more would wait for the same disk."""
 
+_ADDRESS = (
+    "the address of a PostgreSQL ledger is written postgresql://user@host:5432/database; in its password, "
+    "characters such as / @ ? # % are percent-encoded (%2F, %40 …)"
+)
+
 _LOCK = 0x67656E6F7073
 """The advisory lock under which tables are made; the letters of ``genops``."""
 
@@ -66,10 +71,12 @@ class PostgresConnections:
             ) from error
         try:
             parts = conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
-            raise ConfigurationError(
-                "the address of a PostgreSQL ledger is written postgresql://user@host:5432/database"
-            ) from error
+        except psycopg.ProgrammingError:  # its text quotes the address, and so the password
+            raise ConfigurationError(_ADDRESS) from None
+        told = [str(parts.get(name, "")) for name in ("host", "port", "dbname")]
+        if any("@" in text for text in told) or not set(told[1]) <= set("0123456789,"):
+            # A part of the password was taken for one of these, which errors name.
+            raise ConfigurationError(_ADDRESS)
         where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
         self.server = f"PostgreSQL at {where}"
         """for people, without credentials"""

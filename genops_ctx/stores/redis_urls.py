@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -24,6 +25,8 @@ from .redis_deadline import Deadline, bind
 __all__ = ["Address", "connect", "parse_address"]
 
 _KINDS = ("redis", "rediss", "unix")
+_HOST = re.compile(r"([^:@#\[\]]*|\[[^\[\]@#]*\])(:\d*)?\Z")
+"""A host and its port. What is none may be a part of a password, and is shown to nobody."""
 _NODES = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -51,7 +54,14 @@ def parse_address(url: str) -> Address:
             "a Redis URL is redis://host:6379/0, rediss://…, unix:///path/to/socket, "
             "redis+sentinel://host:26379,host2:26379/service/0 or redis+cluster://host:6379,host2:6379"
         )
-    hosts = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    authority = rest.partition("/")[0].partition("?")[0]
+    hosts = authority.rpartition("@")[2]
+    misread = "#" in authority or (base != "unix" and "@" in rest.partition("/")[2].partition("?")[0])
+    if misread or not all(map(_HOST.match, hosts.split(","))):
+        raise ConfigurationError(
+            "the hosts of a Redis URL cannot be read; in its password, characters such as / ? # are "
+            "percent-encoded (%2F, %3F, %23)"
+        )
     shown = f"{scheme.lower()}://{hosts}"
     if not kind:
         return Address("server", f"{base}://{rest}", shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -293,6 +294,10 @@ def test_calls_go_on_without_the_server_and_are_booked_once_it_is_back(own_serve
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="postgresql://user@host:5432/database"):
         open_ledger("postgresql://user:hunter2@host:5432/database?no_such_option=1")
+    for password in ("hun/ter2", "hun%zzter2", "p@hunter2", "12/hunter2@"):
+        with pytest.raises(ConfigurationError, match="percent-encoded") as refused:
+            open_ledger(f"postgresql://user:{password}@host:5432/database")
+        assert "hun" not in "".join(traceback.format_exception(refused.value))
     nowhere = open_ledger("postgresql://ada:hunter2@127.0.0.1:1/genops")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/genops") as caught:
         nowhere.append(charge(line(1)))

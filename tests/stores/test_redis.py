@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -428,6 +429,29 @@ def test_sentinel_says_where_the_master_is(tmp_path: Path) -> None:
 def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError):
         RedisStore(url)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+@pytest.mark.parametrize("password", ["hun/ter2", "hun?ter2", "hun#ter2", "123/ter2"])
+def test_a_password_that_is_not_encoded_is_shown_to_nobody(scheme: str, password: str) -> None:
+    with pytest.raises(ConfigurationError, match="percent-encoded") as refused:
+        RedisStore(f"{scheme}://genops:{password}@host:6379/0")
+    told = "".join(traceback.format_exception(refused.value))
+    assert "hun" not in told
+    assert "123" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://genops:p%2Fw@[::1]:6379/0", "redis://[::1]:6379"),
+        ("redis://:p@w@host", "redis://host"),
+        ("unix://genops:pw@/run/a@b.sock?db=1", "unix://"),
+        ("redis+sentinel://a:1,b:2/service?sentinel_password=p@w", "redis+sentinel://a:1,b:2"),
+    ],
+)
+def test_what_is_shown_of_an_address_is_its_hosts(url: str, shown: str) -> None:
+    assert repr(RedisStore(url)) == f"RedisStore({shown!r})"
 
 
 @pytest.mark.parametrize(
