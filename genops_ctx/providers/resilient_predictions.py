@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.attribution import check_attribution
+from ..core.attribution import Attribution, check_attribution, check_locks
 from ..core.context import current_context
 from ..core.errors import ConfigurationError
 from ..resilience.cache import Found
@@ -73,7 +73,9 @@ def _place(
 ) -> Place:
     if target.call is not None:
         return Place(
-            target.label, partial(_function, target, client, options, arguments, patience), target.nanos
+            target.label,
+            partial(_function, target, client, runtime, options, arguments, patience),
+            target.nanos,
         )
     other = target.adapter if target.adapter is not None else client
     if other.is_async is not client.is_async:
@@ -94,7 +96,12 @@ def _place(
 
 
 def _function(
-    target: Target, client: PredictingClient, options: Resilience, arguments: dict[str, Any], patience: float
+    target: Target,
+    client: PredictingClient,
+    runtime: Runtime,
+    options: Resilience,
+    arguments: dict[str, Any],
+    patience: float,
 ) -> Any:
     """Another model, by a function of the question."""
     assert target.call is not None
@@ -103,8 +110,7 @@ def _function(
     if guards is None:
         result = call()
         return _awaited(result) if client.is_async else _as_answer(result)
-    attribution = client._own_attribution()
-    story = guarded(call, guards, attribution, target.label, patience)
+    story = guarded(call, guards, _attribution(client, runtime, arguments), target.label, patience)
     return _awaited(run_async(story)) if client.is_async else _as_answer(run(story))
 
 
@@ -151,23 +157,30 @@ def _key(
 ) -> str:
     cache = options.cache
     assert cache is not None
+    attribution = _attribution(client, runtime, arguments)
+    tenant = [attribution.get(key) for key in cache.by]
+    flow = arguments.get("chatflow_id") or arguments.get("flow_id")
+    session = arguments.get("sessionId") or arguments.get("session_id")
+    shaping = [arguments.get(name) for name in ("question", "overrideConfig", "history")]
+    return cache.key(client.base_url, client.api_key or "", tenant, flow, session, *shaping)
+
+
+def _attribution(client: PredictingClient, runtime: Runtime, arguments: Mapping[str, Any]) -> Attribution:
+    """What the call is attributed to, as admission would say.
+
+    Raises :class:`~genops_ctx.core.errors.LockedAttributeError`: no cache may answer who poses as another.
+    """
     context = current_context()
     given = {
         name: value
         for name, value in arguments.items()
         if name not in _SHAPING and name not in client.parameters
     }
-    attribution = {
-        **runtime.settings.attribution,
-        **client._own_attribution(),
-        **({} if context is None else context.inherited),
-        **check_attribution(given, known=client.parameters, where="predict_flow()"),
-    }
-    tenant = [attribution.get(key) for key in cache.by]
-    flow = arguments.get("chatflow_id") or arguments.get("flow_id")
-    session = arguments.get("sessionId") or arguments.get("session_id")
-    shaping = [arguments.get(name) for name in ("question", "overrideConfig", "history")]
-    return cache.key(client.base_url, client.api_key or "", tenant, flow, session, *shaping)
+    own = check_attribution(given, known=client.parameters, where="predict_flow()")
+    if context is not None:
+        check_locks(context.locks, own)
+    inherited = {} if context is None else context.inherited
+    return {**runtime.settings.attribution, **client._own_attribution(), **inherited, **own}
 
 
 _SHAPING = frozenset({"session_id", "chatflow_id", "guarded_by", *OPTIONS})

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from genops_ctx import BudgetExceeded, governance_context
-from genops_ctx.core.errors import CircuitOpen, ConfigurationError, RateLimitExceeded
+from genops_ctx.core.errors import CircuitOpen, ConfigurationError, LockedAttributeError, RateLimitExceeded
 from genops_ctx.providers.errors import FlowiseModelError, FlowiseServerError
 from genops_ctx.providers.flowise import AsyncFlowiseAdapter, GenOpsFlowiseAdapter
-from genops_ctx.resilience import CircuitBreaker, Failover, QueryCache, RetryConfig, Target
+from genops_ctx.resilience import CircuitBreaker, Failover, QueryCache, RateLimiter, RetryConfig, Target
 from genops_ctx.runtime import Runtime
 from genops_ctx.testing import FlowiseStandIn, capture
 
@@ -132,6 +132,27 @@ def test_other_questions_and_tenants_have_answers_of_their_own(
     other = {**other, **({"flow": known} if "flow" in other else {})}
     ask(adapter)
     assert not ask(adapter, **other).cached
+
+
+def test_no_cache_answers_who_poses_as_another(ask: Any, flowise_stand_in: FlowiseStandIn) -> None:
+    """A context locked the customer: the answer of another is refused as the call itself would be."""
+    adapter = ask.adapter(flowise_stand_in.url, cache=True)
+    ask(adapter, customer_id="other")
+    with governance_context(customer_id="mine", locked="customer_id"):
+        with pytest.raises(LockedAttributeError):
+            ask(adapter, customer_id="other")
+        assert not ask(adapter).cached
+
+
+def test_a_function_that_stands_in_is_limited_by_the_call_s_customer(
+    ask: Any, flowise_stand_in: FlowiseStandIn
+) -> None:
+    limit = RateLimiter(2, 3600, by="customer_id")
+    adapter = ask.adapter(NOBODY, rate_limit=limit, fallback=lambda question: f"instead of {question}")
+    for customer in ("a", "b", "c"):
+        # One turn of the flow, and one of the function.
+        assert ask(adapter, customer_id=customer)["text"] == "instead of why?"
+    assert limit.allowance("customer_id=<none>") == 2
 
 
 @pytest.mark.parametrize(
