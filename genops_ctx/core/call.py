@@ -99,7 +99,7 @@ def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> S
         admitted = yield from _reserved(call, context)
         if isinstance(admitted, Admitted):
             try:
-                passages = yield from enter(guards, now)
+                passages = yield from enter(guards, now, call.deadline)
             except BaseException:
                 reserved, admitted = admitted, None
                 yield from give_back(call, context, reserved)

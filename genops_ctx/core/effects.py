@@ -126,9 +126,11 @@ class Enter(NamedTuple):
     breaker: Breaker
     target: str
     now: float
+    life: float | None = None
+    """seconds that the call may take"""
 
     def perform(self) -> object:
-        return self.breaker.enter(self.target, self.now)
+        return self.breaker.enter(self.target, self.now, self.life)
 
 
 class Leave(NamedTuple):

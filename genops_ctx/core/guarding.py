@@ -65,12 +65,12 @@ def put_back(taken: Sequence[Taken], now: float) -> Story[None]:
         yield PutBack(limiter, turn, now)
 
 
-def enter(guards: Guards, now: float) -> Story[tuple[Passage, ...] | CircuitOpen]:
-    """Ask each breaker to let the call through; keep all permits or none."""
+def enter(guards: Guards, now: float, life: float | None = None) -> Story[tuple[Passage, ...] | CircuitOpen]:
+    """Ask each breaker to let a call through that may take ``life`` seconds; keep all permits or none."""
     passages: list[Passage] = []
     try:
         for breaker in guards.breakers:
-            permit = yield Enter(breaker, guards.target, now)
+            permit = yield Enter(breaker, guards.target, now, life)
             if isinstance(permit, CircuitOpen):
                 yield from leave(passages, Outcome.NOT_SENT, permit, now)
                 return permit

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from types import MappingProxyType
 
-__all__ = ["BOOKINGS", "Booking", "Outcome"]
+__all__ = ["BOOKINGS", "FAILURES", "Booking", "Outcome"]
 
 
 class Outcome(StrEnum):
@@ -33,6 +33,10 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     """nobody finished it in time: the process died"""
+
+
+FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCONNECTED, Outcome.TRUNCATED)
+"""What says that the other side is failing."""
 
 
 class Booking(StrEnum):

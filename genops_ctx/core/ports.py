@@ -171,8 +171,11 @@ class Limiter(Protocol):
 class Breaker(Protocol):
     """A circuit breaker as the story of a call sees it. Permits mean nothing to others."""
 
-    def enter(self, target: str, now: float) -> object:
-        """A permit for one call, or the :class:`~genops_ctx.core.errors.CircuitOpen` that says when."""
+    def enter(self, target: str, now: float, life: float | None = None) -> object:
+        """A permit for one call, or the :class:`~genops_ctx.core.errors.CircuitOpen` that says when.
+
+        ``life``: seconds that the call may take, where it is known.
+        """
         ...
 
     def leave(self, permit: object, outcome: Outcome, error: BaseException | None, now: float) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..core.breaker import BreakerRule, CircuitState, Denied, Permit, retry_after, state_at
 from ..core.breaker import Outcome as Told
 from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, StoreError
-from ..core.outcomes import Outcome
+from ..core.outcomes import FAILURES, Outcome
 from .backing import backing, now
 from .classification import classify
 
@@ -52,6 +52,8 @@ class CircuitBreaker:
         window: seconds that a failure is remembered.
         minimum_calls: see ``failure_rate``.
         probes: calls let through while half-open, across all workers; as many successes close it.
+        probe_timeout: seconds after which a probe no longer counts, so that one whose process was killed
+            holds nobody up. Longer than a call may take; calls of adapters go by their own deadline.
         per_target: a circuit for each flow or function that it guards, rather than one for all.
         store: a URL as ``configure(store=)`` takes, or a store; the process's own unless given.
 
@@ -69,6 +71,7 @@ class CircuitBreaker:
         window: float = 60.0,
         minimum_calls: int = 10,
         probes: int = 1,
+        probe_timeout: float = 120.0,
         per_target: bool = False,
         store: str | ResilienceStore | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class CircuitBreaker:
             minimum_calls=minimum_calls,
             recovery_timeout=recovery_timeout,
             probes=probes,
+            probe_timeout=probe_timeout,
         )
         self.expected_exception = expected_exception
         self.per_target = per_target
@@ -135,14 +139,14 @@ class CircuitBreaker:
 
     # -- in the story of a call (core.ports.Breaker) --------------------------------------------
 
-    def enter(self, target: str, now: float) -> object:
-        """A permit for one call, or the :class:`CircuitOpen` that says why not.
+    def enter(self, target: str, now: float, life: float | None = None) -> object:
+        """A permit for a call that may take ``life`` seconds, or the :class:`CircuitOpen` that says why not.
 
         Where the store does not answer, the call goes through: a breaker spares work, it guards nothing.
         """
         circuit = self._circuit(target)
         try:
-            answer = self._backing().breakers.admit(circuit, self.rule, now)
+            answer = self._backing().breakers.admit(circuit, self.rule, now, life=life)
         except StoreError as error:
             log.warning("circuit breaker %s could not be asked (%s); the call goes through", circuit, error)
             return None
@@ -174,7 +178,7 @@ class CircuitBreaker:
         if outcome is Outcome.COMPLETED and error is None:
             return Told.SUCCESS
         if error is None:
-            return Told.FAILURE if outcome in _FAILURES else Told.IGNORED
+            return Told.FAILURE if outcome in FAILURES else Told.IGNORED
         if isinstance(error, CallRefused) or outcome in (Outcome.CANCELLED, Outcome.ABANDONED):
             return Told.IGNORED
         if self.expected_exception is Exception:
@@ -222,9 +226,6 @@ class CircuitBreaker:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name or 'without a name'}>"
-
-
-_FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCONNECTED, Outcome.TRUNCATED)
 
 
 class FlowiseCircuitBreaker(CircuitBreaker):

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..core.adaptive import AdaptiveRate
 from ..core.attribution import UNALLOCATED
 from ..core.errors import CallRefused, ConfigurationError, RateLimitExceeded, StoreError
+from ..core.outcomes import FAILURES, Outcome
 from ..core.ports import Turn
 from ..core.ratelimit import Admitted, Limited, RateLimit
 from .backing import backing, now
 from .classification import classify
 
 if TYPE_CHECKING:
-    from ..core.outcomes import Outcome
     from ..core.resilience_ports import ResilienceStore
 
 __all__ = ["AdaptiveRateLimiter", "MultiUserRateLimiter", "RateLimiter", "limiters_of"]
@@ -231,7 +231,7 @@ class AdaptiveRateLimiter(RateLimiter):
         base_rate, min_rate, max_rate: calls a period: at first, at least, at most.
         per: the period in seconds.
         sample: calls between two looks.
-        **options: ``by``, ``name``, ``max_wait`` and ``store`` of :class:`RateLimiter`.
+        **options: ``by``, ``name``, ``burst``, ``max_wait`` and ``store`` of :class:`RateLimiter`.
     """
 
     def __init__(
@@ -246,6 +246,7 @@ class AdaptiveRateLimiter(RateLimiter):
     ) -> None:
         super().__init__(base_rate, per, **options)  # type: ignore[arg-type]
         self.adaptive = AdaptiveRate(base_rate, min_rate, max_rate, sample)
+        RateLimit(min_rate, per, self.rule.burst)  # refuses what would fail once it has shrunk
 
     @property
     def current_rate(self) -> int:
@@ -276,18 +277,19 @@ class AdaptiveRateLimiter(RateLimiter):
             rate = self.current_rate
         except StoreError:
             rate = self.adaptive.base
-        return RateLimit(rate, self.per)
+        return RateLimit(rate, self.per, self.rule.burst)
 
     # -- as a breaker that refuses nothing and learns how calls end (core.ports.Breaker) ----------
 
-    def enter(self, target: str, now: float) -> object:
+    def enter(self, target: str, now: float, life: float | None = None) -> object:
         """Let every call through."""
         return None
 
     def leave(self, permit: object, outcome: Outcome, error: BaseException | None, now: float) -> None:
         """Learn how it ended."""
         if error is None:
-            self._observe(failed=False)
+            if outcome is Outcome.COMPLETED or outcome in FAILURES:
+                self._observe(failed=outcome is not Outcome.COMPLETED)
         elif isinstance(error, Exception) and not isinstance(error, CallRefused):
             known = classify(error)
             self._observe(failed=known.trips or known.retriable)

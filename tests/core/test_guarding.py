@@ -76,7 +76,7 @@ class Fuse:
     trouble: BaseException | None = None
     told: list[tuple[object, Outcome, BaseException | None]] = field(default_factory=list)
 
-    def enter(self, target: str, now: float) -> object:
+    def enter(self, target: str, now: float, life: float | None = None) -> object:
         if self.trouble is not None:
             raise self.trouble
         self.log.append("refused" if self.open else "permit")
@@ -330,3 +330,16 @@ def test_whatever_refuses_tokens_and_money_are_where_they_were(
     assert isinstance(answer, Admitted) is admits
     assert (one.tokens, two.tokens) == (tokens - admits, more - admits)
     assert reserved(world) == (CENT if admits else 0)
+
+
+def test_a_breaker_is_told_how_long_the_call_may_take(run: Any) -> None:
+    lives: list[float | None] = []
+
+    class Timed(Fuse):
+        def enter(self, target: str, now: float, life: float | None = None) -> object:
+            lives.append(life)
+            return 7
+
+    admitted = run(World(), admit(call(Guards((), (Timed([]),), "ask")), None))
+    assert isinstance(admitted, Admitted)
+    assert lives == [60.0]

@@ -182,6 +182,29 @@ def test_ends_without_an_error(clock: FixedClock, outcome: Outcome, opens: bool)
     assert breaker.is_open() is opens
 
 
+def test_a_probe_counts_for_as_long_as_its_call_may_take(clock: FixedClock) -> None:
+    """A flow that takes 150 s of the 300 that it may closes the breaker; its probe is not given up before."""
+    breaker = CircuitBreaker(1, recovery_timeout=10.0)
+    breaker.leave(breaker.enter("slow", clock()), Outcome.FAILED, TimeoutError(), clock())
+    clock.advance(10)
+    probe = breaker.enter("slow", clock(), 300.0)
+    clock.advance(150)
+    assert isinstance(breaker.enter("slow", clock(), 300.0), CircuitOpen)
+    breaker.leave(probe, Outcome.COMPLETED, None, clock())
+    assert breaker.state is CircuitState.CLOSED
+
+
+def test_a_probe_of_a_function_counts_for_its_own_time(clock: FixedClock) -> None:
+    breaker = CircuitBreaker(1, recovery_timeout=10.0, probe_timeout=20.0)
+    breaker.leave(breaker.enter("f", clock()), Outcome.FAILED, TimeoutError(), clock())
+    clock.advance(10)
+    breaker.enter("f", clock())
+    clock.advance(19.5)
+    assert isinstance(breaker.enter("f", clock()), CircuitOpen)
+    clock.advance(0.5)
+    assert not isinstance(breaker.enter("f", clock()), CircuitOpen)
+
+
 def test_an_operator_can_open_it(clock: FixedClock) -> None:
     breaker = CircuitBreaker(name="models")
     breaker.force_open()
