@@ -31,6 +31,9 @@ class AdaptiveRate:
     grow: float = 1.2
 
     def __post_init__(self) -> None:
+        for name in ("base", "minimum", "maximum", "sample"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigurationError(f"{name} of an adaptive rate must be a whole number")
         if not 1 <= self.minimum <= self.base <= self.maximum <= 1_000_000_000:
             raise ConfigurationError("an adaptive rate needs 1 <= minimum <= base <= maximum <= 1000000000")
         if self.sample < 1 or not 0 <= self.grow_below <= self.shrink_above <= 1:

@@ -96,11 +96,20 @@ class BreakerRule:
     def __post_init__(self) -> None:
         if self.failures is None and self.rate is None:
             raise ConfigurationError("a breaker needs failures=, rate=, or both, to open by")
+        for name in ("failures", "minimum_calls", "probes"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int | None):
+                raise ConfigurationError(f"{name} must be a whole number, not {number!r}")
         if self.failures is not None and not 1 <= self.failures <= 1000:
             raise ConfigurationError(f"failures must be from 1 to 1000, not {self.failures!r}")
         if self.rate is not None and not 0 < self.rate <= 1:
             raise ConfigurationError(f"rate is a share, more than 0 and at most 1, not {self.rate!r}")
-        if self.minimum_calls < 1 or not 1 <= self.probes <= 1000:
+        if (
+            not self.minimum_calls
+            or self.minimum_calls < 1
+            or not self.probes
+            or not 1 <= self.probes <= 1000
+        ):
             raise ConfigurationError("minimum_calls must be at least 1, and probes from 1 to 1000")
         for name in ("window", "recovery_timeout", "probe_timeout"):
             seconds = getattr(self, name)

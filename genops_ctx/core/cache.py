@@ -24,8 +24,8 @@ class CacheRule:
     def __post_init__(self) -> None:
         if not 0.001 <= self.ttl <= 366 * 86_400.0 or not 0.001 <= self.lease <= 86_400.0:
             raise ConfigurationError("ttl must be from 0.001 s to a year, and lease to a day")
-        if not 1 <= self.max_entries <= 10_000_000:
-            raise ConfigurationError("max_entries must be from 1 to 10000000")
+        if type(self.max_entries) is not int or not 1 <= self.max_entries <= 10_000_000:
+            raise ConfigurationError("max_entries must be a whole number from 1 to 10000000")
 
 
 class Hit(NamedTuple):

@@ -42,7 +42,9 @@ class RateLimit:
     def __post_init__(self) -> None:
         for name in ("limit", "burst"):
             number = getattr(self, name)
-            if number is not None and not (isinstance(number, int) and 1 <= number <= _MOST):
+            if number is None and name == "burst":
+                continue
+            if type(number) is not int or not 1 <= number <= _MOST:
                 raise ConfigurationError(f"{name} must be a whole number from 1 to {_MOST}, not {number!r}")
         if not 0.001 <= self.period <= _YEAR:
             raise ConfigurationError(f"period must be from 0.001 s to a year, not {self.period!r}")

@@ -148,6 +148,8 @@ class HealthMonitor:
 
     def record_request(self, latency_ms: float, cost: Amount | None = None, error: bool = False) -> None:
         """One call: milliseconds, dollars (None where not known), whether it failed."""
+        if not 0 <= latency_ms < float("inf"):
+            raise ConfigurationError(f"latency_ms must be 0 or more, not {latency_ms!r}")
         nanos = None if cost is None else nanos_up(parse_dollars(cost, what="cost"))
         self._record(latency_ms, nanos, error)
 

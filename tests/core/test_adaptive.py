@@ -63,3 +63,9 @@ def test_what_was_kept_under_other_bounds_is_brought_within_these() -> None:
 def test_numbers_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         AdaptiveRate(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"base": 4.5}, {"base": 4, "sample": 1.5}])
+def test_numbers_of_an_adaptive_rate_are_whole(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="whole number"):
+        AdaptiveRate(**wrong)  # type: ignore[arg-type]

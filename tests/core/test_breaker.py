@@ -218,6 +218,11 @@ def test_states_are_understood_in_either_case() -> None:
         {"window": 0.0},
         {"recovery_timeout": -1.0},
         {"probe_timeout": 1e9},
+        {"failures": 2.5},
+        {"failures": True},
+        {"probes": 1.5},
+        {"minimum_calls": None},
+        {"window": float("nan")},
     ],
 )
 def test_a_rule_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:

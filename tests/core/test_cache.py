@@ -16,3 +16,8 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         CacheRule(**wrong)  # type: ignore[arg-type]
     assert CacheRule().max_entries == 1000
+
+
+def test_a_cache_keeps_a_whole_number_of_entries() -> None:
+    with pytest.raises(ConfigurationError, match="whole number"):
+        CacheRule(max_entries=2.5)  # type: ignore[arg-type]

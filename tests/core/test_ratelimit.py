@@ -203,3 +203,9 @@ def test_a_limit_that_cannot_work_is_refused(wrong: tuple[int, float, int | None
 def test_a_cost_that_can_never_pass_is_refused(cost: int) -> None:
     with pytest.raises(ConfigurationError):
         RateLimit(10, 1.0, burst=3).check_cost(cost)
+
+
+@pytest.mark.parametrize("wrong", [{"limit": True}, {"limit": None}, {"limit": 5, "burst": 1.5}])
+def test_numbers_of_a_limit_are_whole(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        RateLimit(**wrong)  # type: ignore[arg-type]
