@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -153,15 +154,29 @@ class _GovernedMethod(wrapt.BoundFunctionWrapper[Any, Any]):
             return _named, (self.__module__, self.__qualname__)
         return getattr, (bound_to, self.__name__)
 
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """As of any method: that of a copy of its object."""
+        bound_to = getattr(self.__wrapped__, "__self__", None)
+        return self if bound_to is None else getattr(copy.deepcopy(bound_to, memo), self.__name__)
+
 
 def _named(module: str, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), import_module(module))
 
 
 class _GovernedFunction(wrapt.FunctionWrapper[Any, Any]):
-    """Goes to other processes as functions do: by its name."""
+    """Goes to other processes as functions do: by its name. A copy of it is itself."""
 
     __bound_function_wrapper__ = _GovernedMethod
 
     def __reduce_ex__(self, protocol: object) -> str:
         return str(self.__qualname__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self

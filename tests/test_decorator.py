@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import pickle
@@ -78,6 +79,19 @@ def test_a_governed_function_goes_to_other_processes():
     assert pickle.loads(pickle.dumps(Desk.below))("Ada") == "Hello Ada True"
     assert pickle.loads(pickle.dumps(Desk.static))("Ada") == "Ada True"
     assert pickle.loads(pickle.dumps(Desk.method))(desk, "Ada") == "Good day Ada Desk.method"
+
+
+def test_a_copy_of_a_governed_function_is_itself():
+    """As of any function: settings and dataclasses that hold one may be copied."""
+    assert copy.copy(documented) is documented
+    assert copy.deepcopy([documented_coroutine]) == [documented_coroutine]
+    desk = Desk()
+    desk.greeting = "Good day"
+    method = copy.deepcopy(desk.method)
+    desk.greeting = "Changed"
+    assert method("Ada") == "Good day Ada Desk.method"
+    assert copy.copy(desk.method)("Ada") == "Changed Ada Desk.method"
+    assert copy.deepcopy(Desk.below)("Ada") == "Hello Ada True"
 
 
 class Desk:
