@@ -3,8 +3,8 @@
 Nothing is taken from a request before somebody has said whose it is. ``authenticate`` does: it gets the
 request's headers and gives the attribution of the caller (``{"customer_id": "acme"}``), or None for
 nobody that it knows. What it gives is locked for the whole request. Only then the caller's own ``baggage``
-header is read, and only for keys that ``authenticate`` left open; so no caller chooses the account of
-another, nor a budget of its own making.
+header is read, and only for keys that ``authenticate`` left open and that no budget here or in the settings
+has accounts by; so no caller chooses the account of another, nor a budget of its own making.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..core.budget import Budgets, parse_budgets
 from ..core.context import GovernanceContext
 from ..core.errors import ConfigurationError
 from ..core.scope import Spec
+from ..runtime import get_runtime
 
 __all__ = ["Authenticate", "Inbound"]
 
@@ -70,6 +71,9 @@ class Inbound:
                 told = read_baggage(headers["baggage"])
             except ConfigurationError as error:
                 log.warning("the baggage of a request is not taken: %s", error)
+            for budget in (*self._budgets, *get_runtime().settings.budgets):
+                for key in budget.by:
+                    told.pop(key, None)
         attribution = {**told, **self._attribution, **known}
         return self._made(attribution, tuple(known))
 

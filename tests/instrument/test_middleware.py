@@ -256,6 +256,19 @@ def test_baggage_is_taken_from_known_callers_and_only_whole(headers, expected):
     assert current_context() is None
 
 
+@pytest.mark.parametrize("declared", [False, True], ids=["of the middleware", "of the settings"])
+def test_baggage_chooses_no_account(declared, empty_directory):
+    """A caller that is known by something else than what budgets have accounts by."""
+    budget = Budget("0.05/day", by=("customer_id", "squad"))
+    if declared:
+        configure(budgets=budget)
+    app = wsgi.GovernanceMiddleware(
+        wsgi_told, authenticate=lambda headers: {"user_id": "eve"}, budget=None if declared else budget
+    )
+    told = "genops.customer_id=acme,genops.squad=blue,genops.team=sales"
+    assert app({"HTTP_BAGGAGE": told}, None) == [{"user_id": "eve", "team": "sales"}]
+
+
 def wsgi_told(environ, start_response):
     return [current_context().attribution]
 
