@@ -156,6 +156,11 @@ class _Tapped(wrapt.ObjectProxy):  # type: ignore[type-arg]
 
         return await self._self_read(read), ended
 
+    def set_exception(self, *args: Any, **kwargs: Any) -> None:
+        """The answer is closed or released: there is no more to be read."""
+        self.__wrapped__.set_exception(*args, **kwargs)
+        self._self_meter.close()
+
     def read_nowait(self, n: int = -1) -> bytes:
         data: bytes = self.__wrapped__.read_nowait(n)
         self._self_passed(data)

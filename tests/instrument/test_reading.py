@@ -276,6 +276,24 @@ def test_an_aiohttp_answer_that_is_left_is_booked(server, url):
     assert [str(charge.outcome) for charge in charges] == ["abandoned"]
 
 
+@pytest.mark.parametrize("end", ["close", "release"])
+def test_an_aiohttp_answer_that_is_closed_is_booked_at_once(server, url, end):
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            response = await session.post(url("one"), json=STREAMED)
+            await response.content.readline()
+            assert not charges
+            getattr(response, end)()
+            assert [str(charge.outcome) for charge in charges] == ["abandoned"]
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await response.read()
+
+    auto_instrument(server.url)
+    with capture() as charges:
+        asyncio.run(main())
+    assert len(charges) == 1
+
+
 def test_a_cancelled_call_is_booked():
     async def main(url):
         async def call():
