@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from ..core.attribution import check_attribution
 from ..core.effects import cut_off, drive_async
-from ..core.errors import BudgetExceeded
+from ..core.errors import BudgetExceeded, ConfigurationError
 from ..providers.client import PARAMETERS
 from ..providers.deadline import Exchange
 from ..providers.flowise import GenOpsFlowiseAdapter
@@ -122,7 +123,7 @@ class Governor(GenOpsFlowiseAdapter):
         prediction = self._prediction(runtime, named, definition, asked, session, True)
         defaults = self._defaults()
         if session:
-            defaults = {**defaults, "session_id": session}
+            defaults = {**defaults, **_attributed(session)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
         try:
             attempt = yield from self._opened(
@@ -154,6 +155,14 @@ class Governor(GenOpsFlowiseAdapter):
 
 
 _UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}
+
+
+def _attributed(session: str) -> dict[str, str]:
+    """A conversation's id as attribution; nothing where it is none that an owner may have."""
+    try:
+        return check_attribution({"session_id": session})
+    except ConfigurationError:
+        return {}
 
 
 @lru_cache(maxsize=1000)

@@ -95,6 +95,17 @@ def test_contexts_go_before_it_and_a_session_in_the_body_is_attributed(server, u
 
 
 @pytest.mark.parametrize(
+    "session", ["a\x00b", "s" * 600, " ", "<none>"], ids=["nul", "long", "blank", "none"]
+)
+def test_a_session_that_can_be_no_owner_is_sent_and_not_attributed(server, url, session):
+    auto_instrument(server.url, team="default")
+    with capture() as charges:
+        body = {**QUESTION, "overrideConfig": {"sessionId": session}}
+        assert requests.post(url("one"), json=body, timeout=10).ok
+    assert charges[0].attribution == {"team": "default"}
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"sample_rate": 1.5},
@@ -361,12 +372,13 @@ def test_it_is_no_body_of_ours_that_is_sent(server, url):
         {"data": {"question": "How many parcels?"}},
         {"files": {"files": ("a.txt", b"text", "text/plain")}, "data": {"question": "How many parcels?"}},
         {"data": b'{"question": "How many parcels?"}', "headers": {"Content-Type": "application/json"}},
+        {"data": b'{"question": "How many?"}', "headers": {"Content-Type": b"application/json"}},
         {"data": b"{not json", "headers": {"Content-Type": "application/json"}},
         {"data": b"", "headers": {"Content-Type": "application/json"}},
         {"json": [1, 2]},
         {"json": {"question": 5, "history": "x", "uploads": "y", "overrideConfig": []}},
     ],
-    ids=["form", "multipart", "bytes", "no json", "empty", "a list", "strange"],
+    ids=["form", "multipart", "bytes", "a type in bytes", "no json", "empty", "a list", "strange"],
 )
 def test_bodies_of_every_kind_pass(body):
     with RawServer(lambda got: [whole(ANSWER)]) as flowise, capture() as charges:
