@@ -21,10 +21,11 @@ MOST_BYTES = 16 * 2**20
 """A larger body is not looked at."""
 
 
-def read_body(body: object, content_type: str) -> dict[str, Any] | None:
+def read_body(body: object, content_type: str | bytes) -> dict[str, Any] | None:
     """The fields of a request's body; None where they cannot be known without consuming it.
 
-    JSON, form and multipart bodies are known as bytes or text; a mapping is taken as it is.
+    JSON, form and multipart bodies are known as bytes or text; a mapping is taken as it is. ``requests``
+    sends headers in bytes too.
     """
     if isinstance(body, dict):
         return body
@@ -36,6 +37,8 @@ def read_body(body: object, content_type: str) -> dict[str, Any] | None:
         body = bytes(body)
     if not isinstance(body, bytes) or len(body) > MOST_BYTES:
         return None
+    if isinstance(content_type, bytes):
+        content_type = content_type.decode("latin-1")
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == "application/x-www-form-urlencoded":

@@ -48,10 +48,7 @@ class _Governed(wrapt.ObjectProxy):  # type: ignore[type-arg]
         if request.method != "POST" or is_being_sent(CLIENT, flow):
             response: requests.Response = send(request, *args, **kwargs)
             return response
-        kind = request.headers.get("Content-Type") or "application/json"
-        if isinstance(kind, bytes):  # requests sends such headers too
-            kind = kind.decode("latin-1")
-        fields = read_body(request.body, kind)
+        fields = read_body(request.body, request.headers.get("Content-Type") or "application/json")
         limits = governor.given_timeout
         if limits is not None and kwargs.get("timeout") is None:
             kwargs["timeout"] = (limits.connect, limits.total)
