@@ -19,6 +19,7 @@ from .outcomes import failure_of
 from .registry import addresses
 from .request_bodies import read_body
 from .rewriting import other_flow
+from .tracing import headers_to_add, is_anybody_told
 
 __all__ = ["request"]
 
@@ -33,6 +34,8 @@ async def request(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: 
     opened = await match.governs.open_async(match.flow, _fields(session, kwargs))
     meter = opened.meter
     args, kwargs = _to_send(match.flow, url, opened, args, kwargs)
+    if is_anybody_told():
+        kwargs = _telling(session, kwargs)
     try:
         with opened.sending(CLIENT):
             response = await wrapped(*args, **kwargs)
@@ -92,6 +95,22 @@ def _to_send(
         else:
             kwargs = {**kwargs, "str_or_url": changed}
     return args, kwargs
+
+
+def _telling(session: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """With a middleware for W3C headers, the innermost; before aiohttp 3.12 there are none."""
+    if not hasattr(session, "_middlewares"):
+        return kwargs
+    given = kwargs.get("middlewares")
+    return {**kwargs, "middlewares": (*(session._middlewares if given is None else given), _tell)}
+
+
+async def _tell(request: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Add W3C headers to one hop of a prediction; the next one is made of the user's headers again."""
+    url = str(request.url)
+    if request.method == "POST" and addresses.match(url) is not None:
+        request.headers.update(headers_to_add(url, request.headers))
+    return await send(request)
 
 
 def _tap(response: Any, meter: AnswerMeter) -> None:

@@ -23,13 +23,20 @@ def _from(module: str, name: str) -> Callable[[], Callable[..., Any]]:
     return load
 
 
+ONE_HOP = "_send_single_request"
+"""Of httpx's clients. Only W3C headers depend on it: what follows a redirect must not carry them along."""
+
 _patches = Patches(
     (
         Patch("requests", "Session", "get_adapter", _from("requests_hook", "get_adapter")),
         Patch("httpx", "Client", "send", _from("httpx_hook", "send")),
         Patch("httpx", "AsyncClient", "send", _from("httpx_hook", "send_async")),
+        Patch("httpx", "Client", ONE_HOP, _from("httpx_hook", "send_one"), needed=False),
+        Patch("httpx", "AsyncClient", ONE_HOP, _from("httpx_hook", "send_one_async"), needed=False),
         Patch("httpx2", "Client", "send", _from("httpx_hook", "send")),
         Patch("httpx2", "AsyncClient", "send", _from("httpx_hook", "send_async")),
+        Patch("httpx2", "Client", ONE_HOP, _from("httpx_hook", "send_one"), needed=False),
+        Patch("httpx2", "AsyncClient", ONE_HOP, _from("httpx_hook", "send_one_async"), needed=False),
         Patch("aiohttp", "ClientSession", "_request", _from("aiohttp_hook", "request")),
     )
 )

@@ -18,8 +18,9 @@ from .outcomes import failure_of
 from .registry import addresses
 from .request_bodies import read_body
 from .rewriting import other_flow
+from .tracing import headers_to_add
 
-__all__ = ["send", "send_async"]
+__all__ = ["send", "send_async", "send_one", "send_one_async"]
 
 STREAM = "stream"
 
@@ -70,6 +71,42 @@ async def send_async(wrapped: Callable[..., Any], client: Any, args: Any, kwargs
             await response.aclose()
         raise
     return response
+
+
+def send_one(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    """Around ``Client._send_single_request``, which each hop of a redirect comes through."""
+    request, added = _told(args, kwargs)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        _untold(request, added)
+
+
+async def send_one_async(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    """Around ``AsyncClient._send_single_request``."""
+    request, added = _told(args, kwargs)
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        _untold(request, added)
+
+
+def _told(args: Any, kwargs: Any) -> tuple[Any, dict[str, str]]:
+    """Add W3C headers to one hop's request of a prediction that is governed; says which."""
+    request = args[0] if args else kwargs["request"]
+    if request.method != "POST":
+        return request, {}
+    url = str(request.url)
+    added = {} if addresses.match(url) is None else headers_to_add(url, request.headers)
+    request.headers.update(added)
+    return request, added
+
+
+def _untold(request: Any, added: dict[str, str]) -> None:
+    """Take them back: the request for a redirect, perhaps to another host, is made of this one's."""
+    for name, value in added.items():
+        if request.headers.get(name) == value:
+            del request.headers[name]
 
 
 def _matched(client: Any, args: Any, kwargs: Any) -> tuple[str, Any, Match[Governor] | None]:

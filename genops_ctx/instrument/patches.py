@@ -29,6 +29,8 @@ class Patch(NamedTuple):
     method: str
     wrapper: Callable[[], Wrapper]
     """loaded once it is needed"""
+    needed: bool = True
+    """False for one that a version of the library may lack"""
 
 
 class Patches:
@@ -69,6 +71,8 @@ class Patches:
     def _wrap(self, patch: Patch, module: Any) -> None:
         with self._lock:
             owner = getattr(module, patch.owner)
+            if not patch.needed and patch.method not in owner.__dict__:
+                return
             if not self.on or _wraps(getattr(owner, patch.method), self._in.get(patch)):
                 return
             self._in[patch] = wrapt.FunctionWrapper(owner.__dict__[patch.method], patch.wrapper())

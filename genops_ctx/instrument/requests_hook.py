@@ -21,6 +21,7 @@ from .outcomes import failure_of
 from .registry import addresses
 from .request_bodies import read_body
 from .rewriting import other_flow
+from .tracing import headers_to_add
 
 __all__ = ["get_adapter"]
 
@@ -57,6 +58,7 @@ class _Governed(wrapt.ObjectProxy):  # type: ignore[type-arg]
         request = _rewritten(request, flow, opened)
         try:
             with opened.sending(CLIENT):
+                request = _told(request)
                 response = send(request, *args, **kwargs)
         except BaseException as error:
             meter.fail(failure_of(error), error)
@@ -83,6 +85,16 @@ def _rewritten(request: requests.PreparedRequest, flow: str, opened: Opened) -> 
     if opened.flow != flow:
         assert request.url is not None
         request.url = other_flow(request.url, opened.flow)
+    return request
+
+
+def _told(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """With W3C headers, in a copy: the user's own request is what a redirect is made of."""
+    assert request.url is not None
+    added = headers_to_add(request.url, request.headers)
+    if added:
+        request = request.copy()
+        request.headers.update(added)
     return request
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from ..core.baggage import baggage_of
@@ -11,7 +11,7 @@ from ..core.context import current_context
 from ..core.errors import ConfigurationError
 from ..runtime import get_runtime
 
-__all__ = ["outgoing_headers", "remote_parent"]
+__all__ = ["headers_to_add", "is_anybody_told", "outgoing_headers", "remote_parent"]
 
 
 @contextlib.contextmanager
@@ -63,6 +63,23 @@ def outgoing_headers(url: str) -> dict[str, str]:
 
         TraceContextTextMapPropagator().inject(headers)
     return headers
+
+
+def is_anybody_told() -> bool:
+    """Whether ``GENOPS_PROPAGATE_TO`` names any host."""
+    return bool(get_runtime().settings.propagate_to)
+
+
+def headers_to_add(url: str, present: Container[str]) -> dict[str, str]:
+    """Those of :func:`outgoing_headers` that a request lacks, by its headers' names in lower case.
+
+    What the user or OpenTelemetry's own instrumentation has set stays; nor is a trace mixed of two.
+    """
+    headers = outgoing_headers(url)
+    if "traceparent" in present:
+        headers.pop("traceparent", None)
+        headers.pop("tracestate", None)
+    return {name: value for name, value in headers.items() if name not in present}
 
 
 def _allowed(url: str, hosts: tuple[str, ...]) -> bool:

@@ -16,10 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from genops_ctx import auto_instrument, disable_auto_instrument
+from genops_ctx import auto_instrument, disable_auto_instrument, governance_context
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 from genops_ctx.testing import capture
+
+from ..providers.raw_server import RawServer, whole
 
 HOOKED = {
     "requests": (requests.Session, "get_adapter"),
@@ -147,6 +149,24 @@ def test_the_spans_nest_in_one_trace(server, url, name, spans, theirs):
         assert one.parent.span_id == other.context.span_id
     else:
         assert other.parent.span_id == one.context.span_id
+
+
+def test_their_traceparent_is_sent_beside_our_baggage(name, spans, theirs):
+    with RawServer(lambda got: [whole(b'{"text": "a"}')]) as flowise:
+        host = flowise.url.removeprefix("http://")
+        reset_runtime(Runtime(Settings(propagate_to=(host,)), tracer_provider=spans.provider))
+        auto_instrument(flowise.url)
+        theirs.on()
+        with governance_context("desk", team="help"):
+            CALLS[name](f"{flowise.url}/api/v1/prediction/x")
+        (sent,) = flowise.posts
+    (other,) = [
+        span
+        for span in spans.get_finished_spans()
+        if span.instrumentation_scope.name != "genops_ctx" and "GET" not in span.name
+    ]
+    assert sent.headers["traceparent"].split("-")[2] == f"{other.context.span_id:016x}"
+    assert sent.headers["baggage"] == "genops.team=help"
 
 
 def test_no_marker_of_theirs_is_on_ours(server, name, theirs):

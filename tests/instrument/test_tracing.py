@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
-from genops_ctx import configure, governance_context
+from genops_ctx import auto_instrument, configure, governance_context
 from genops_ctx.core.baggage import baggage_of, read_baggage
 from genops_ctx.instrument.tracing import outgoing_headers
 from genops_ctx.providers.flowise import AsyncFlowiseAdapter, GenOpsFlowiseAdapter
+from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings
+
+from ..providers.raw_server import RawServer, whole
 
 
 @pytest.fixture
@@ -88,3 +96,81 @@ def test_there_and_back():
     assert baggage_of({}) == ""
     assert baggage_of({f"k{n}": "v" for n in range(65)}) == ""
     assert baggage_of({f"k{n}": "x" * 512 for n in range(20)}) == ""
+
+
+# -- predictions that patched clients send ---------------------------------------------------------
+
+ANSWER = whole(b'{"text": "a"}')
+BOTH = "genops.team=help"
+
+
+def told(server):
+    """The W3C headers of each prediction that came, as they came."""
+    return [
+        {name: value for name, value in got.headers.items() if name.lower() in ("baggage", "traceparent")}
+        for got in server.posts
+    ]
+
+
+def ask(client, server, path="/api/v1/prediction/x", **options):
+    with governance_context("x", team="help"):
+        client.post(f"{server.url}{path}", json={"question": "hello"}, **options)
+
+
+def test_patched_clients_tell_allowed_hosts_only(allowed, client):
+    with RawServer(lambda got: [ANSWER]) as flowise:
+        host = flowise.url.removeprefix("http://")
+        for hosts, expected in (("elsewhere.test", {}), (host, {"baggage": BOTH})):
+            allowed(hosts)
+            auto_instrument(flowise.url)
+            flowise.requests.clear()
+            ask(client, flowise)
+            ask(client, flowise, path="/api/v1/vector/upsert/x")
+            assert told(flowise) == [expected, {}]
+
+
+def test_what_the_user_sets_is_left(allowed, client):
+    mine = {"Baggage": "mine=1", "TraceParent": "00-" + "1" * 32 + "-" + "2" * 16 + "-00"}
+    with RawServer(lambda got: [ANSWER]) as flowise:
+        allowed(flowise.url.removeprefix("http://"))
+        auto_instrument(flowise.url)
+        ask(client, flowise, headers=mine)
+        assert [{name.lower(): value for name, value in sent.items()} for sent in told(flowise)] == [
+            {name.lower(): value for name, value in mine.items()}
+        ]
+
+
+@pytest.mark.parametrize("to_governed", [True, False])
+def test_a_redirect_takes_nothing_along_to_hosts_that_are_not_allowed(allowed, client, to_governed):
+    with RawServer(lambda got: [ANSWER]) as second:
+        moved = (
+            f"HTTP/1.1 307 Moved\r\nLocation: {second.url}/api/v1/prediction/x\r\nContent-Length: 0\r\n\r\n"
+        )
+        with RawServer(lambda got: [moved.encode()]) as first:
+            allowed(first.url.removeprefix("http://"))
+            auto_instrument(first.url)
+            if to_governed:
+                auto_instrument(second.url)
+            ask(client, first, **({"follow_redirects": True} if client.name.startswith("httpx") else {}))
+            assert told(first) == [{"baggage": BOTH}]
+            assert told(second) == [{}]
+
+
+def test_patched_clients_go_on_with_the_trace(allowed, client):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with RawServer(lambda got: [ANSWER]) as flowise:
+        host = flowise.url.removeprefix("http://")
+        before = reset_runtime(Runtime(Settings(propagate_to=(host,)), tracer_provider=provider))
+        try:
+            auto_instrument(flowise.url)
+            ask(client, flowise)
+        finally:
+            reset_runtime(before)
+            provider.shutdown()
+        (span,) = [one for one in exporter.get_finished_spans() if one.kind is SpanKind.CLIENT]
+        (sent,) = told(flowise)
+        assert sent["baggage"] == BOTH
+        trace = f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-"
+        assert sent["traceparent"].startswith(trace)
