@@ -1,7 +1,7 @@
 """What may wait for a server is done by a thread where an event loop is running: the loop goes on.
 
 One implementation of stores and books serves both kinds of code. Threads cost an admitted call some
-50 µs, so only stores, ledgers and guards on a server are asked that way; a file of this machine and
+50 µs, so only stores, ledgers, guards and caches on a server are asked that way; a file of this machine and
 memory are asked directly.
 """
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["HandOff", "in_event_loop", "is_remote"]
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 THREADS = 8
 
 _ASKS = (Hold, LookUp, Release, Judge, Undo, Take, PutBack, Enter, Leave)
 """Effects that may ask a store, a ledger or a guard."""
+_GUARDS = (Take, PutBack, Enter, Leave)
+"""Those whose guard may have a server of its own."""
 
 
 def is_remote(back_end: object) -> bool:
@@ -72,13 +75,20 @@ class HandOff:
         is it known what there is to give back.
         """
         pause = isinstance(effect, Pause)
-        if not (pause or (self.needed and isinstance(effect, _ASKS))) or not in_event_loop():
+        asks = self.needed and isinstance(effect, _ASKS)
+        if not (pause or asks or (isinstance(effect, _GUARDS) and effect.remote)) or not in_event_loop():
             return perform(effect)
-        import asyncio
-
         if isinstance(effect, Pause):
+            import asyncio
+
             await asyncio.sleep(effect.seconds)
             return None
+        return await self.ask(effect, perform)
+
+    async def ask(self, effect: E, perform: Callable[[E], T]) -> T:
+        """Perform an effect by a thread. What is answered to nobody is undone, where the effect can."""
+        import asyncio
+
         done = asyncio.get_running_loop().run_in_executor(self._threads(), perform, effect)
         cancelled: BaseException | None = None
         while not done.done():
@@ -87,7 +97,9 @@ class HandOff:
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
-            done.exception()  # so that it counts as looked at
+            undo = getattr(effect, "undo", None)
+            if done.exception() is None and undo is not None:
+                self._threads().submit(undo, done.result())
             raise cancelled
         return done.result()
 

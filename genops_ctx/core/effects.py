@@ -7,15 +7,15 @@ has to do. What performs them is sync or async; the story is the same.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from .accounts import Reserve
 from .errors import BudgetExceeded
+from .outcomes import Outcome
 from .policy import Facts
 from .records import Charge
 
 if TYPE_CHECKING:
-    from .outcomes import Outcome
     from .ports import Breaker, Limiter, Turn
 
 __all__ = [
@@ -98,8 +98,18 @@ class Take(NamedTuple):
     now: float
     patience: float
 
+    @property
+    def remote(self) -> bool:
+        """It waits for a network."""
+        return bool(getattr(self.limiter, "remote", False))
+
     def perform(self) -> object:
         return self.limiter.take(self.attribution, self.flow, self.now, self.patience)
+
+    def undo(self, answer: object) -> None:
+        """Nobody waits for the answer any more."""
+        if not isinstance(answer, BaseException):
+            self.limiter.put_back(cast("Turn", answer), self.now)
 
 
 class PutBack(NamedTuple):
@@ -108,6 +118,10 @@ class PutBack(NamedTuple):
     limiter: Limiter
     turn: Turn
     now: float
+
+    @property
+    def remote(self) -> bool:
+        return bool(getattr(self.limiter, "remote", False))
 
     def perform(self) -> object:
         self.limiter.put_back(self.turn, self.now)
@@ -129,8 +143,17 @@ class Enter(NamedTuple):
     life: float | None = None
     """seconds that the call may take"""
 
+    @property
+    def remote(self) -> bool:
+        return bool(getattr(self.breaker, "remote", False))
+
     def perform(self) -> object:
         return self.breaker.enter(self.target, self.now, self.life)
+
+    def undo(self, answer: object) -> None:
+        """Nobody waits for the answer any more."""
+        if not isinstance(answer, BaseException):
+            self.breaker.leave(answer, Outcome.CANCELLED, None, self.now)
 
 
 class Leave(NamedTuple):
@@ -141,6 +164,10 @@ class Leave(NamedTuple):
     outcome: Outcome
     error: BaseException | None
     now: float
+
+    @property
+    def remote(self) -> bool:
+        return bool(getattr(self.breaker, "remote", False))
 
     def perform(self) -> object:
         self.breaker.leave(self.permit, self.outcome, self.error, self.now)

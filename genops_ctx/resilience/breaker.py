@@ -15,6 +15,7 @@ from ..core.breaker import BreakerRule, CircuitState, Denied, Permit, retry_afte
 from ..core.breaker import Outcome as Told
 from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, StoreError
 from ..core.outcomes import FAILURES, Outcome
+from ..handoff import is_remote
 from .backing import backing, now
 from .classification import classify
 
@@ -90,6 +91,11 @@ class CircuitBreaker:
         self.expected_exception = expected_exception
         self.per_target = per_target
         self._backing = backing(store, name)
+
+    @property
+    def remote(self) -> bool:
+        """Its store is on a server, so an event loop has it asked by a thread."""
+        return is_remote(self._backing())
 
     # -- around a call --------------------------------------------------------------------------
 

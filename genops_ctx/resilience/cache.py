@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.cache import Busy, CacheRule, Hit, Lease
 from ..core.errors import ConfigurationError, StoreError
 from ..core.money import dollars
+from ..handoff import is_remote
 from .answers import decode, digest, encode
 from .backing import backing, now
 
@@ -76,6 +77,11 @@ class QueryCache:
         self._lock = threading.Lock()
         self._hits = self._misses = self._saved = 0
         self._told = False
+
+    @property
+    def remote(self) -> bool:
+        """Its store is on a server, so an event loop has it asked by a thread."""
+        return is_remote(self._backing())
 
     # -- by hand --------------------------------------------------------------------------------
 

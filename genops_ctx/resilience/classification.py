@@ -126,6 +126,13 @@ class Classified:
 
 def classify(error: BaseException) -> Classified:
     """What an error means. Never raises."""
+    try:
+        return _classified(error)
+    except Exception:  # an attribute of somebody's error raised
+        return Classified(ErrorKind.UNKNOWN, None, paid=True)
+
+
+def _classified(error: BaseException) -> Classified:
     kind, after = _kind_of(error)
     charge = getattr(error, "charge", None)
     outcome = getattr(error, "outcome", None)

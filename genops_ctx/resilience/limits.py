@@ -18,6 +18,7 @@ from ..core.errors import CallRefused, ConfigurationError, RateLimitExceeded, St
 from ..core.outcomes import FAILURES, Outcome
 from ..core.ports import Turn
 from ..core.ratelimit import Admitted, Limited, RateLimit
+from ..handoff import is_remote
 from .backing import backing, now
 from .classification import classify
 
@@ -102,6 +103,11 @@ class RateLimiter:
     def per(self) -> float:
         """The period in seconds."""
         return self.rule.period
+
+    @property
+    def remote(self) -> bool:
+        """Its store is on a server, so an event loop has it asked by a thread."""
+        return is_remote(self._backing())
 
     # -- in the story of a call (core.ports.Limiter) --------------------------------------------
 

@@ -55,7 +55,12 @@ def _record(action: str, name: str, actor: str, reason: str, nanos: int | None =
     owner: Mapping[str, str] = context.inherited if context is not None else {}
     told = ", ".join(f"{key}={value}" for key, value in sorted(owner.items()))
     subject = f"call {name}" + (f" ({told})" if told else "")
-    try:
-        runtime.books.ledger.audit(AuditEvent(runtime.clock(), action, subject, actor, reason, nanos))
-    except Exception as error:
-        log.warning("what was decided on %s could not be recorded: %s", name, error)
+    event = AuditEvent(runtime.clock(), action, subject, actor, reason, nanos)
+
+    def audit() -> None:
+        try:
+            runtime.books.ledger.audit(event)
+        except Exception as error:
+            log.warning("what was decided on %s could not be recorded: %s", name, error)
+
+    runtime.books.hand_off.run(audit)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..core.cache import Busy, Lease
-from ..core.effects import Guarding, Pause, drive, drive_async
+from ..core.effects import Guarding, Pause, cut_off, drive, drive_async
 from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, RateLimitExceeded
 from ..core.guarding import Guards, enter, leave, put_back, throttle
 from ..core.operations import Tries, trying
 from ..core.outcomes import Outcome
+from ..handoff import in_event_loop
+from ..runtime import get_runtime
 from .backing import now
 from .cache import Found, QueryCache
 from .classification import classify
@@ -73,8 +76,18 @@ class Claim(NamedTuple):
     cache: QueryCache
     key: str
 
+    @property
+    def remote(self) -> bool:
+        """It waits for a network."""
+        return self.cache.remote
+
     def perform(self) -> object:
         return self.cache.claim(self.key)
+
+    def undo(self, answer: object) -> None:
+        """Nobody waits for the answer any more."""
+        if isinstance(answer, Lease):
+            self.cache.release(self.key, answer)
 
 
 class Keep(NamedTuple):
@@ -84,6 +97,10 @@ class Keep(NamedTuple):
     key: str
     found: Found
     lease: Lease | None
+
+    @property
+    def remote(self) -> bool:
+        return self.cache.remote
 
     def perform(self) -> None:
         self.cache.keep(self.key, self.found, self.lease)
@@ -95,6 +112,10 @@ class Unclaim(NamedTuple):
     cache: QueryCache
     key: str
     lease: Lease
+
+    @property
+    def remote(self) -> bool:
+        return self.cache.remote
 
     def perform(self) -> None:
         self.cache.release(self.key, self.lease)
@@ -209,7 +230,13 @@ def run(story: Serving) -> Any:
 
 async def run_async(story: Serving) -> Any:
     """Drive a story, awaiting its calls and its pauses."""
-    return await drive_async(story, _perform_async)
+    runtime = get_runtime()
+
+    def left(unfinished: Serving) -> None:
+        runtime.abandoned.watch()
+        runtime.abandoned.put(partial(cut_off, unfinished, _perform))
+
+    return await drive_async(story, _perform_async, left)
 
 
 def _perform(effect: Any) -> Any:
@@ -243,4 +270,6 @@ async def _perform_async(effect: Any) -> Any:
 
         await asyncio.sleep(effect.seconds)
         return None
+    if effect.remote and in_event_loop():
+        return await get_runtime().books.hand_off.ask(effect, _perform)
     return effect.perform()

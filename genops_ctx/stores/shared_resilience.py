@@ -22,6 +22,8 @@ class SharedResilience:
         away: see :class:`~genops_ctx.stores.reach.Reach`.
     """
 
+    remote = True
+
     def __init__(self, rules: RedisRules, *, away: str = "local") -> None:
         self.rules = rules
         self._reach = Reach(f"Redis at {rules.shown}", away)

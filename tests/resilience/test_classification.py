@@ -227,3 +227,14 @@ def test_an_endless_chain_of_causes_ends() -> None:
     one, two = Exception("a"), Exception("b")
     one.__cause__, two.__cause__ = two, one
     assert classify(one).kind is ErrorKind.UNKNOWN
+
+
+class Hostile(Exception):
+    @property
+    def response(self) -> object:
+        raise RuntimeError("not yet")
+
+
+def test_an_error_whose_attributes_raise_is_read_too() -> None:
+    known = classify(Hostile())
+    assert (known.kind, known.paid) == (ErrorKind.UNKNOWN, True)
