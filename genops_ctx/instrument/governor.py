@@ -33,7 +33,8 @@ LOOK_UP = Limits(connect=1.0, total=2.0)
 """What a look-up may delay a call by: the first of a flow in five minutes, or after a failed one in half."""
 
 DEADLINE = 600.0
-"""Seconds after which a call is taken for lost and booked at its reservation; its end corrects that."""
+"""Seconds after which, and 30 of grace, a call is taken for lost and booked at its reservation; its end
+corrects that. The call itself has the deadline that its own code gives it."""
 
 
 class Opened(NamedTuple):

@@ -15,7 +15,10 @@ from genops_ctx import (
     disable_auto_instrument,
     governance_context,
 )
+from genops_ctx.core.money import dollars
+from genops_ctx.runtime import get_runtime
 from genops_ctx.testing import capture
+from genops_ctx.testing.clock import FixedClock
 
 from ..providers.bills import billed_tokens, booked_tokens, nanos_of
 from ..providers.raw_server import RawServer, whole
@@ -223,8 +226,6 @@ def test_a_body_that_cannot_be_looked_at_is_sent_as_it_is(server, client, url):
 
 
 def test_an_address_that_nothing_governs_is_told_once_and_recorded(server, client, caplog):
-    from genops_ctx.runtime import get_runtime
-
     auto_instrument("http://localhost:1")
     with capture() as charges:
         for _ in range(3):
@@ -247,3 +248,40 @@ def test_what_an_adapter_sends_elsewhere_is_not_taken_for_ungoverned(server, cli
     before = sum(addresses.unmatched.values())
     instrument_flowise(server.url).predict_flow("one", "hello")
     assert sum(addresses.unmatched.values()) == before
+
+
+def test_a_call_that_outlives_its_reservation_is_booked_as_lost_and_corrected_by_its_answer(
+    server, client, url
+):
+    """No deadline is put on a call of the user's own: after 630 s it is taken for lost, until it ends."""
+    answer = client.post(url("one"), json=QUESTION).body  # governed by nothing yet
+    true = nanos_of(server.billed)
+    clock = FixedClock()
+    day = Budget("1/day", name="day")
+    configure(store="memory://", ledger="memory://", clock=clock, budgets=[day])
+    books = get_runtime().books
+    booked = []
+
+    def late(got):
+        for seconds in (629, 2):  # 600, and 30 of grace
+            clock.advance(seconds)
+            books.catch_up(clock())
+            booked.append([(one.outcome, one.nanos) for one in books.ledger.charges()])
+        return [whole(answer)]
+
+    with RawServer(late) as flowise, governance_context("test") as context:
+        auto_instrument(flowise.url)
+        address = f"{flowise.url}/api/v1/prediction/{server.flow_id('one')}"
+        assert client.post(address, json=QUESTION).body == answer
+    in_time, after = booked
+    assert in_time == []
+    ((outcome, reserved),) = after
+    assert outcome == "expired"
+    assert reserved > true > 0
+    lost, adjustment = books.ledger.charges()
+    assert lost.nanos == reserved
+    assert adjustment.adjustment_of == lost.id
+    assert adjustment.nanos == true - reserved
+    assert context.total_cost == dollars(true)
+    (account,) = books.store.accounts().values()
+    assert (account.spent, account.reserved) == (true, 0)
