@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary, WeakValueDictionary, finalize
 
 from ..core.errors import ConfigurationError
+from ..core.process import ForkedLock
 from ..runtime import Runtime, get_runtime
 from ..stores.resilience import MemoryResilience, open_resilience
 
@@ -32,12 +32,23 @@ def backing(store: str | ResilienceStore | None, name: str | None) -> Callable[[
         return lambda: given
     if name is None:
         raise ConfigurationError("what several processes share needs a name: pass name= with store=")
-    opened = open_resilience(store)
+    opened = _opened_by_url(store)
     return lambda: opened
 
 
+def _opened_by_url(url: str) -> ResilienceStore:
+    """One for all that name this URL, for as long as any of them lives: one set of connections, one listener,
+    and one wait to learn that the server is silent."""
+    with _opening:
+        store = _by_url.get(url)
+        if store is None:
+            store = _by_url[url] = open_resilience(url)
+        return store
+
+
+_by_url: WeakValueDictionary[str, ResilienceStore] = WeakValueDictionary()
 _opened: WeakKeyDictionary[Runtime, ResilienceStore] = WeakKeyDictionary()
-_opening = threading.Lock()
+_opening = ForkedLock()
 
 
 def _shared() -> ResilienceStore:
