@@ -36,8 +36,10 @@ def run(name: str, tmp_path: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_there_are_five() -> None:
-    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05"]
+def test_each_has_a_number_of_its_own() -> None:
+    numbers = [name[:2] for name in EXAMPLES]
+    assert numbers[:5] == ["01", "02", "03", "04", "05"]
+    assert len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -101,3 +103,17 @@ def test_05_refuses_a_customer_without_a_plan(tmp_path: Path) -> None:
     ]
     assert "which an outer context locked" in shown
     assert "5 calls, 1 refused" in shown
+
+
+def test_07_governs_code_that_knows_nothing_of_it(tmp_path: Path) -> None:
+    shown = run("07_existing_code.py", tmp_path)
+    costs = {
+        name: Decimal(cost)
+        for name, cost in re.findall(r"^(batch|single|stream|total) +\$(\S+?),?(?: |$)", shown, re.MULTILINE)
+    }
+    assert costs.pop("total") == sum(costs.values())
+    # 19 words of the system prompt and 4 of each question in; 5 + 4 words and 3 tokens out
+    assert costs["batch"] == 4 * (23 * Decimal("0.15") + 12 * Decimal("0.60")) / 10**6
+    assert "7 calls" in shown
+    assert "the pool: 4 calls" in shown
+    assert "Refused, and not sent: budget '$0.00' of $0.00" in shown
