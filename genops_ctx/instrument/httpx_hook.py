@@ -37,7 +37,7 @@ def send(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> An
     try:
         with opened.sending(name):
             response = wrapped(*args, **kwargs)
-        _tap(response, meter)
+        _tap(response, meter, sys.modules[name].SyncByteStream, _Tapped)
         if not streamed:
             response.read()
     except BaseException as error:
@@ -60,7 +60,7 @@ async def send_async(wrapped: Callable[..., Any], client: Any, args: Any, kwargs
     try:
         with opened.sending(name):
             response = await wrapped(*args, **kwargs)
-        _tap(response, meter)
+        _tap(response, meter, sys.modules[name].AsyncByteStream, _TappedAsync)
         if not streamed:
             await response.aread()
     except GeneratorExit:
@@ -156,20 +156,14 @@ def _to_send(
     return args, kwargs, streamed
 
 
-def _tap(response: Any, meter: AnswerMeter) -> None:
+def _tap(response: Any, meter: AnswerMeter, base: type, tap: type) -> None:
     """Have the body pass the meter; one that a hook has read already is told as it is."""
     meter.answered(response.status_code, response.headers)
     if hasattr(response, "_content"):
         meter.feed(response.content)
         meter.end()
         return
-    library = sys.modules[type(response).__module__.partition(".")[0]]
-    is_async = isinstance(response.stream, library.AsyncByteStream) and not isinstance(
-        response.stream, library.SyncByteStream
-    )
-    base = library.AsyncByteStream if is_async else library.SyncByteStream
-    tapped = type("Tapped", (_TappedAsync if is_async else _Tapped, base), {})
-    response.stream = tapped(response.stream, meter)
+    response.stream = type("Tapped", (tap, base), {})(response.stream, meter)
 
 
 class _Tapped:

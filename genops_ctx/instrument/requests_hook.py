@@ -70,8 +70,18 @@ class _Governed(wrapt.ObjectProxy):  # type: ignore[type-arg]
         meter.retried(sum(1 for retry in retries if retry.status is not None and retry.status >= 500))
         # Who sends it again by what it came by (an answer to a digest challenge) is governed too.
         response.connection = self  # type: ignore[assignment]
-        response.raw = _Tapped(response.raw, meter)
+        _tap(response, meter)
         return response
+
+
+def _tap(response: requests.Response, meter: AnswerMeter) -> None:
+    """Have the body pass the meter; one that an adapter of the user's gives whole is told as it is."""
+    content: Any = response._content
+    if response.raw is None or content is not False:
+        meter.feed(content or b"")
+        meter.end()
+    else:
+        response.raw = _Tapped(response.raw, meter)
 
 
 def _rewritten(request: requests.PreparedRequest, flow: str, opened: Opened) -> requests.PreparedRequest:
@@ -162,6 +172,9 @@ class _Tapped(wrapt.ObjectProxy):  # type: ignore[type-arg]
         return self._self_pass(iter(self.__wrapped__), self._self_decodes)
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        if not hasattr(self.__wrapped__, "stream"):
+            # A file, of an adapter of the user's: what requests does then.
+            return iter(lambda: self.read(args[0] if args else kwargs.get("amt")), b"")
         decoded = self._self_decoded(kwargs, args[1] if len(args) > 1 else None)
         return self._self_pass(self.__wrapped__.stream(*args, **kwargs), decoded)
 

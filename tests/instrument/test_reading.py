@@ -179,6 +179,50 @@ def test_a_hook_that_raises_leaves_no_call_unbooked(server, url):
     assert context.reserved == 0
 
 
+class Bringing(requests.adapters.BaseAdapter):
+    """An adapter of a user's, which makes answers by itself."""
+
+    def __init__(self, raw=None, content=False):
+        super().__init__()
+        self.raw, self.content = raw, content
+
+    def send(self, request, **kwargs):
+        response = requests.Response()
+        response.status_code, response.url, response.request = 200, request.url, request
+        response.headers["Content-Type"] = "application/json"
+        response.raw, response._content = self.raw, self.content
+        return response
+
+    def close(self):
+        """Nothing is kept open."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "bring",
+    [lambda body: {"raw": io.BytesIO(body)}, lambda body: {"content": body}],
+    ids=["a file", "whole"],
+)
+def test_adapters_of_a_users_own_bring_what_they_like(server, url, bring, stream):
+    body = requests.post(url("one"), json=QUESTION, timeout=10).content
+    auto_instrument(server.url)
+    with requests.Session() as session, capture() as charges:
+        session.mount("http://", Bringing(**bring(body)))
+        assert session.post(url("one"), json=QUESTION, stream=stream).content == body
+        assert [(charge.nanos, str(charge.exactness)) for charge in charges] == [
+            (nanos_of(server.billed), "exact")
+        ]
+
+
+def test_an_adapter_of_a_users_own_may_bring_no_body(server, url):
+    auto_instrument(server.url)
+    with requests.Session() as session, capture() as charges:
+        session.mount("http://", Bringing())
+        assert session.post(url("one"), json=QUESTION).content is None
+    assert len(charges) == 1
+    assert str(charges[0].exactness) != "exact"
+
+
 def test_nothing_is_read_ahead():
     """The first event is given out while the server holds the rest back."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -340,6 +384,23 @@ def test_an_answer_of_httpx(server, url, read, body):
     assert [(charge.nanos, str(charge.exactness)) for charge in charges] == [
         (nanos_of(server.billed), "exact")
     ]
+
+
+def test_a_transport_of_a_users_own_brings_a_class_of_its_own(server, url):
+    class Bytes(httpx.SyncByteStream):
+        def __iter__(self):
+            yield body
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request):
+            return Answer(200, headers={"Content-Type": "application/json"}, stream=Bytes())
+
+    Answer = type("Answer", (httpx.Response,), {"__module__": "json.answers"})
+    body = httpx.post(url("one"), json=QUESTION).content
+    auto_instrument(server.url)
+    with capture() as charges, httpx.Client(transport=Transport()) as client:
+        assert client.post(url("one"), json=QUESTION).content == body
+    assert [charge.nanos for charge in charges] == [nanos_of(server.billed)]
 
 
 def test_a_hook_of_httpx_that_reads_or_raises(server, url):
