@@ -45,9 +45,14 @@ def exact_by(charge: Charge, *, agentflow: bool, streamed: bool) -> str:
         return "a call that was not answered in full reports no usage"
     if any(line.source is CostSource.ESTIMATED for line in charge.lines):
         if agentflow:
-            return "Flowise does not report some of its model calls: genops-ctx check names them"
-        return "exact but for cached input with: --metering evaluation" + (
-            ", without --stream" if streamed else ""
+            return (
+                "Flowise does not report some of its model calls: genops-ctx check names them, and "
+                "genops-ctx flows meter FLOW --via otlp has them arrive"
+            )
+        return (
+            "exact but for cached input with: --metering evaluation"
+            + (", without --stream" if streamed else "")
+            + "; exact with: genops-ctx flows meter FLOW --via langfuse"
         )
     if any(line.source is CostSource.EVALUATION for line in charge.lines):
         return "cannot be more: cached input is not told from other input"

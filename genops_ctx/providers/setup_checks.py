@@ -261,7 +261,7 @@ def flow_issues(flows: Iterable[FlowOutlook]) -> Iterator[ValidationIssue]:
             f"{len(estimated)} flow(s) whose answers report no usage; their costs are estimated: "
             f"{_some(estimated)}",
             'exact without streaming by metering="evaluation" (Flowise then stores the messages as '
-            "EVALUATION)",
+            "EVALUATION); streaming too by `genops-ctx flows meter FLOW --via langfuse` (or gateway)",
         )
     unclear = [flow.name for flow in listed if not flow.models]
     if unclear:

@@ -68,9 +68,15 @@ def test_each_model_call_of_an_agent_is_shown(run: Run, locked_flowise: FlowiseS
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ([], "exact but for cached input with: --metering evaluation"),
-        (["--stream"], "exact but for cached input with: --metering evaluation, without --stream"),
-        (["--metering", "estimate"], "exact but for cached input with: --metering evaluation"),
+        ([], "--metering evaluation; exact with: genops-ctx flows meter FLOW --via langfuse"),
+        (
+            ["--stream"],
+            "--metering evaluation, without --stream; exact with: genops-ctx flows meter FLOW --via langfuse",
+        ),
+        (
+            ["--metering", "estimate"],
+            "--metering evaluation; exact with: genops-ctx flows meter FLOW --via langfuse",
+        ),
     ],
 )
 def test_a_classic_flow_is_estimated_and_told_how_to_be_exact(
@@ -80,7 +86,7 @@ def test_a_classic_flow_is_estimated_and_told_how_to_be_exact(
     assert result.exit_code == 0
     cost = result.stdout.splitlines()[-1]
     assert " | estimated | " in cost
-    assert cost.endswith(f" | {advice}")
+    assert cost.endswith(f" | exact but for cached input with: {advice}")
     assert caplog.records == []  # said once, by the line itself
 
 
@@ -261,8 +267,8 @@ def test_nothing_billed_is_no_cost() -> None:
     [
         (charge(line(CostSource.REPORTED, Exactness.EXACT)), True, ""),
         (charge(line(CostSource.ESTIMATED, Exactness.UNKNOWN, None)), False, "permissions chatflows:view"),
-        (charge(line(CostSource.ESTIMATED, Exactness.ESTIMATED)), True, "genops-ctx check names them"),
-        (charge(line(CostSource.ESTIMATED, Exactness.ESTIMATED)), False, "--metering evaluation"),
+        (charge(line(CostSource.ESTIMATED, Exactness.ESTIMATED)), True, "FLOW --via otlp"),
+        (charge(line(CostSource.ESTIMATED, Exactness.ESTIMATED)), False, "FLOW --via langfuse"),
         (charge(line(CostSource.EVALUATION, Exactness.UPPER)), False, "cached input"),
         (charge(line(CostSource.REPORTED, Exactness.UPPER)), True, "twice while a node streams"),
         (

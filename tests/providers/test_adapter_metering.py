@@ -84,6 +84,7 @@ def test_classic_flows_are_estimated_and_flagged(server, adapter, flow, caplog):
     said = [record.getMessage() for record in caplog.records if flow in record.getMessage()]
     assert len(said) == 1
     assert 'metering="evaluation"' in said[0]
+    assert f"genops-ctx flows meter {flow!r} --via langfuse" in said[0]
 
 
 def test_estimate_says_nothing(adapter, caplog):

@@ -225,6 +225,7 @@ def test_estimated_flows_are_said_together_and_long_lists_are_cut() -> None:
     assert issue.severity == "info"
     assert issue.message.endswith("f0, f1, f2, f3, f4 and 3 more")
     assert 'metering="evaluation"' in issue.fix_suggestion
+    assert "genops-ctx flows meter FLOW --via langfuse" in issue.fix_suggestion
 
 
 def test_gaps_and_flows_without_a_model_are_warned_of() -> None:
