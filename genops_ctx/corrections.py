@@ -59,6 +59,8 @@ class _Attempt:
     sessions: tuple[str, ...]
     started_at: float
     ended_at: float | None = None
+    answer: str = ""
+    """Flowise's id of its answer, once that came"""
     pending: bool = False
     news: bool = False
     """there is evidence that was not looked at yet"""
@@ -125,6 +127,7 @@ class Corrections:
             attempt = self._attempts.get(hold)
             if attempt is None or name in attempt.sessions:
                 return
+            attempt.answer = name
             attempt.sessions = (*attempt.sessions, name)
             self._of_session.setdefault(name, []).append(hold)
             early = [item for item in self._early.items() if name in item[1].shown.sessions]
@@ -145,6 +148,10 @@ class Corrections:
                 return
             attempt.ended_at = charge.ended_at
             attempt.pending = any(_may_change(line) for line in charge.lines)
+            if not attempt.answer:  # what may be of its answer need not wait for that any more
+                for early in self._early.values():
+                    if not set(attempt.sessions).isdisjoint(early.shown.sessions):
+                        early.next_look = charge.ended_at
         if attempt.pending:
             if attempt.context is not None:
                 attempt.context.expect_correction(charge)
@@ -156,10 +163,12 @@ class Corrections:
     def take(self, shown: Shown) -> None:
         """Note what a route has shown, and correct what it completes. Raises nothing."""
         try:
-            if not self._matched(shown):
-                self._keep_early(shown)
-        except Exception:
-            log.exception("evidence could not be taken in; the estimate stands")
+            matched = self._matched(shown)
+        except Exception as error:
+            log.warning("whose evidence is could not be looked up yet: %s", error)
+            matched = False
+        if not matched:
+            self._keep_early(shown)
 
     def _matched(self, shown: Shown) -> bool:
         attempt = self._attempt_of(shown)
@@ -217,6 +226,7 @@ class Corrections:
                 shown.request or known.request,
                 shown.sessions or known.sessions,
                 known.started_at if shown.started_at is None else shown.started_at,
+                shown.answer or known.answer,
             )
             while len(self._early) > KEPT:
                 self._early.popitem(last=False)
@@ -230,10 +240,15 @@ class Corrections:
         for name, early in due:
             early.next_look = now + max(TICK_SECONDS, (now - early.since) / 2)
             over = now - early.since > self.horizon
-            if over or self._matched(early.shown):
+            try:
+                matched = self._matched(early.shown)
+            except Exception as error:
+                log.warning("whose evidence is could not be looked up yet: %s", error)
+                matched = False
+            if over or matched:
                 with self._lock:
                     self._early.pop(name, None)
-                    self.unmatched += over
+                    self.unmatched += not matched
 
     # -- correcting -------------------------------------------------------------------------------
 
@@ -263,6 +278,7 @@ class Corrections:
         except Exception as error:
             log.warning("a charge could not be corrected yet: %s", error)
             attempt.news = True
+            self._watch()
             return
         if adjustment is not None:
             self._told(adjustment)
@@ -325,7 +341,7 @@ class Corrections:
             except Exception:
                 log.exception("corrections could not be brought up to date")
             with self._lock:
-                if not self._early and not any(one.pending for one in self._attempts.values()):
+                if not self._early and not any(map(_waits, self._attempts.values())):
                     self._thread = None
                     return
 
@@ -334,7 +350,14 @@ def _may_change(line: Line) -> bool:
     return line.exactness is not Exactness.EXACT and line.kind is not LineKind.FEE and BEYOND not in line.note
 
 
+def _waits(attempt: _Attempt) -> bool:
+    """For evidence, or for a ledger that failed when there was some."""
+    return attempt.pending or (attempt.news and attempt.ended_at is not None)
+
+
 def _fits(attempt: _Attempt, shown: Shown) -> bool:
+    if shown.answer and shown.answer != attempt.answer and (attempt.answer or attempt.ended_at is None):
+        return False  # of another answer, or it will turn out once this one's came
     at = shown.started_at
     if at is None:
         return True

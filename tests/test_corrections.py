@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -288,3 +289,52 @@ def test_the_id_of_an_answer_tells_calls_of_one_chat_apart(runtime: Runtime, clo
     charge = answer(second)
     assert in_ledger(runtime) == [1000, 1000, -930]
     assert list(runtime.books.ledger.charges())[-1].adjustment_of == charge.id
+
+
+def test_the_call_of_another_answer_in_the_chat_is_not_taken_for_this_one(
+    runtime: Runtime, clock: Clock
+) -> None:
+    """Somebody else's: of another process, or of nobody whom we govern."""
+    attempt = send(runtime, "chat")
+    theirs = Shown(proof(9, "gateway:m2"), "", ("m2", "chat"), clock.now, "m2")
+    runtime.corrections.take(theirs)
+    attempt.known_as("m1")
+    answer(attempt)
+    runtime.corrections.take(Shown(proof(7, "gateway:m1"), "", ("m1", "chat"), clock.now, "m1"))
+    runtime.corrections.take(replace(theirs, evidence=proof(11, "gateway:m3"), answer="m3"))
+    clock.now += 5
+    runtime.corrections.tidy()
+    assert in_ledger(runtime) == [1000, -930]
+
+
+def test_a_call_whose_answer_never_came_is_told_by_the_chat(runtime: Runtime, clock: Clock) -> None:
+    attempt = send(runtime, "chat")
+    runtime.corrections.take(Shown(proof(7, "gateway:m1"), "", ("m1", "chat"), clock.now, "m1"))
+    clock.now += 30
+    runtime.corrections.tidy()
+    assert in_ledger(runtime) == []
+    answer(attempt, Outcome.TIMED_OUT)
+    runtime.corrections.tidy()
+    assert in_ledger(runtime) == [1000, -930]
+
+
+def test_evidence_waits_for_a_ledger_that_cannot_say_whose_it_is(
+    runtime: Runtime, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge = answer(send(runtime))
+    other = new_runtime(tmp_path / "books.sqlite3", clock)
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(other.books.ledger, "charges", _fail)
+            other.corrections.take(Shown(proof(7), request=charge.id))
+            clock.now += 2
+            other.corrections.tidy()
+        clock.now += 60
+        other.corrections.tidy()
+        assert in_ledger(runtime) == [1000, -930]
+    finally:
+        other.books.close()
+
+
+def _fail(*_: object) -> None:
+    raise OSError("no ledger")

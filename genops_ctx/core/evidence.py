@@ -81,6 +81,8 @@ class Shown:
     """chat or session ids of Flowise; used only where there is no ``request``"""
     started_at: float | None = None
     """seconds since the epoch, by the clock of Flowise"""
+    answer: str = ""
+    """Flowise's id of the answer that it is for, where the route carried it: no other answer's call"""
 
 
 def merged(one: Evidence, other: Evidence) -> Evidence:
@@ -281,17 +283,21 @@ def _of_model(configured: str, seen: str) -> bool:
 
 
 def _unseen(estimates: Sequence[Line], calls: Sequence[ModelCall], fresh: Sequence[ModelCall]) -> list[Line]:
-    """The estimates of models that no call was seen of: those stand."""
-    if len(estimates) == 1 and calls:
-        return []  # whatever model was called, it was this node's
+    """The estimates of models that no call was seen of: those stand.
+
+    ``fresh`` are the calls that no exact line tells of: only those can be what was estimated.
+    """
     refused = [call for call in calls if call.usage is None]
+    if len(estimates) == 1 and (fresh or refused):
+        return []  # whatever model was called, it was this node's
     left = list(fresh)
     unseen = []
-    for line in estimates:
-        usage = line.usage
-        if usage is None or not usage.model or line.source is not CostSource.ESTIMATED:
-            continue
-        found = next((call for call in left if call.usage and _of_model(usage.model, call.usage.model)), None)
+    guessed = [line for line in estimates if line.source is CostSource.ESTIMATED]
+    for line in sorted(guessed, key=lambda one: not (one.usage is not None and one.usage.model)):
+        model = "" if line.usage is None else line.usage.model
+        found = next(
+            (one for one in left if one.usage and (not model or _of_model(model, one.usage.model))), None
+        )
         if found is not None:
             left.remove(found)
         elif refused:

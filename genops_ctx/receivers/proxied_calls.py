@@ -58,7 +58,7 @@ def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
         of = call.message_id or seen.id.partition(":")[2]
         sessions = tuple(filter(None, (call.message_id, call.chat_id)))
         evidence = Evidence(f"gateway:{of}", (seen,), complete=True)
-        corrections.take(Shown(evidence, sessions=sessions, started_at=call.started_at))
+        corrections.take(Shown(evidence, "", sessions, call.started_at, call.message_id))
 
     return tell
 

@@ -316,4 +316,21 @@ def test_the_estimate_of_a_model_that_was_not_seen_stands() -> None:
     assert (net(charges), charges[-1].exactness) == (58 + 70, ESTIMATED)
 
 
+def test_a_call_that_is_booked_already_does_not_explain_what_is_hidden() -> None:
+    """A sub-flow or a summary whose call no export showed: the calls that were seen are others."""
+    hidden = Line(LineKind.MODEL, 500, CostSource.ESTIMATED, ESTIMATED)
+    for line in (hidden, estimate(500), replace(hidden, nanos=None, exactness=UNKNOWN)):
+        charges = corrected(charge(reported(10, 4), line), trace(call("otlp:a", 10, 4)))
+        assert len(charges) == 1, charges
+
+
+def test_a_model_that_is_not_known_is_explained_by_a_call_that_is_left() -> None:
+    hidden = Line(LineKind.MODEL, 500, CostSource.ESTIMATED, ESTIMATED)
+    first = charge(estimate(1000), hidden)
+    one = corrected(first, trace(call("otlp:a", 10, 4)))
+    assert (net(one), one[-1].exactness) == (58 + 500, ESTIMATED)
+    both = corrected(first, trace(call("otlp:a", 10, 4), call("otlp:b", 5, 1, model="other")))
+    assert (net(both), both[-1].exactness) == (58 + 22, EXACT)
+
+
 PROVED_OTHER = Usage("anthropic", "claude", 5, 5, exactness=ESTIMATED)

@@ -125,11 +125,12 @@ def flowise(
 
 
 def _build(builder: FlowBuilder) -> dict[str, str]:
+    chain, agentflow = builder.llm_chain(), builder.agentflow_llm()
     return {
         "conversation_chain": builder.conversation_chain(),
-        "llm_chain": builder.llm_chain(),
+        "llm_chain": chain,
         "tool_agent": builder.tool_agent(),
-        "agentflow_llm": builder.agentflow_llm(),
+        "agentflow_llm": agentflow,
         "agentflow_two_providers": builder.agentflow_two_providers(),
         "agentflow_two_providers_unstreamed": builder.agentflow_two_providers(
             "agentflow_two_providers_unstreamed", streaming=False
@@ -143,6 +144,9 @@ def _build(builder: FlowBuilder) -> dict[str, str]:
         "summary_chain": builder.summary_chain(),
         "follow_up_chain": builder.follow_up_chain(),
         "agentflow_iteration": builder.agentflow_iteration(),
+        "agentflow_condition": builder.agentflow_condition(),
+        "agentflow_runs_agentflow": builder.agentflow_sub_flow(agentflow, "agentflow_runs_agentflow"),
+        "agentflow_runs_chain": builder.agentflow_sub_flow(chain, "agentflow_runs_chain"),
     }
 
 

@@ -162,6 +162,34 @@ class FlowBuilder:
         nodes = [self._node("startAgentflow", {"startInputType": "chatInput"}), around]
         return self._create(name, "AGENTFLOW", [*nodes, inside], [_follow(*nodes)])
 
+    def agentflow_condition(self, name: str = "agentflow_condition") -> str:
+        """A Condition Agent asks its model which of two LLM nodes is to answer."""
+        inputs = {
+            **self._model_of("conditionAgent", "chatOpenAI", AGENT_MODEL),
+            "conditionAgentInstructions": "Is it a sum?",
+            "conditionAgentInput": "{{ question }}",
+            "conditionAgentScenarios": [{"scenario": "a sum"}, {"scenario": "no sum"}],
+            "conditionAgentEnableMemory": False,
+        }
+        start = self._node("startAgentflow", {"startInputType": "chatInput"})
+        choice = self._node("conditionAgentAgentflow", inputs)
+        answers = [self._llm(0, label="A sum"), self._llm(1, label="No sum")]
+        edges = [_follow(start, choice)]
+        for index, node in enumerate(answers):
+            handle = f"{choice['id']}-output-{index}"
+            edges.append({**_follow(choice, node), "id": f"{handle}-{node['id']}", "sourceHandle": handle})
+        return self._create(name, "AGENTFLOW", [start, choice, *answers], edges)
+
+    def agentflow_sub_flow(self, flow_id: str, name: str = "agentflow_sub_flow") -> str:
+        """An LLM node, and a node that runs another flow with what that said."""
+        run = {
+            "executeFlowSelectedFlow": flow_id,
+            "executeFlowInput": "{{ question }}",
+            "executeFlowBaseURL": self._url.removesuffix("/api/v1"),
+            "executeFlowReturnResponseAs": "userMessage",
+        }
+        return self._agentflow(name, [self._llm(0), self._node("executeFlowAgentflow", run)])
+
     def export_to(self, flow_id: str, exporter: str, credential: str) -> None:
         """Switch a tracing exporter of a flow on, and let predictions say what goes along."""
         analytic = {exporter: {"credentialId": credential, "status": True}}

@@ -145,6 +145,7 @@ class FlowiseServer:
             "BLOB_STORAGE_PATH": str(self._data / "storage"),
             "LOG_LEVEL": "info",
             "DISABLE_FLOWISE_TELEMETRY": "true",
+            "HTTP_SECURITY_CHECK": "false",  # sub-flows are called over loopback
             # else every model node of an AgentFlow fetches a price list from the web
             "MODEL_LIST_CONFIG_JSON": str(modules / "flowise-components" / "models.json"),
             "ANTHROPIC_BASE_URL": self._anthropic_url,

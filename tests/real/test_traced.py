@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +53,8 @@ PARTLY = ("retrieval_chain", "summary_chain", "follow_up_chain")
 """Classic flows that make calls which Langfuse is not told of."""
 REPORTED = ("agentflow_llm", "agentflow_agent", "agentflow_iteration")
 HIDDEN = ("agentflow_structured", "agentflow_summary")
+NESTED = ("agentflow_runs_agentflow", "agentflow_runs_chain")
+"""An LLM node, then a flow that the flow runs: of that the answer says nothing."""
 
 
 def price(calls: list[BilledCall]) -> int:
@@ -360,6 +362,40 @@ def test_200_calls_at_16_at_a_time_each_get_their_own(
     assert (context.calls, context.inexact_cost) == (200, 0)
 
 
+@pytest.fixture
+def choosing(flowise_model: ModelStub, monkeypatch: pytest.MonkeyPatch) -> ModelStub:
+    """The model answers a Condition Agent in the shape that it asks for."""
+    respond = flowise_model.respond
+
+    def choose(provider: Any, body: dict[str, Any], headers: Any = None) -> ModelAnswer:
+        given = respond(provider, body, headers)
+        if '"scenarios"' in json.dumps(body).replace("\\", ""):
+            return replace(given, text='```json\n{"output": "a sum"}\n```')
+        return given
+
+    monkeypatch.setattr(flowise_model, "respond", choose)
+    return flowise_model
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_a_condition_agent_and_the_branch_that_ran_are_exact(
+    adapter: GenOpsFlowiseAdapter, choosing: ModelStub, stream: bool
+) -> None:
+    cell = measure(adapter, choosing, "agentflow_condition", stream)
+    assert [call.model for call in choosing.calls] == ["gpt-4o", "gpt-4o-mini"]
+    assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", NESTED)
+def test_what_a_sub_flow_used_is_flagged(
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, wait=0)
+    assert len(flowise_model.calls) == 2
+    assert {"estimated", "unknown"} & set(cell.exactness), cell
+
+
 OTLP_KEY = "a-key-that-stays-the-same"
 OTLP_PORT = free_port()
 """What LangChain's instrumentation is first told counts until Flowise is restarted."""
@@ -372,7 +408,8 @@ def tracing(
     """AgentFlows export by OTLP. LangChain's own spans begin with the first classic flow that does so."""
     with Receivers(key=OTLP_KEY, port=OTLP_PORT) as receivers:
         credential = flowise.builder.phoenix_credential(receivers.url, receivers.key)
-        flows = [flowise.flows[flow] for flow in ("llm_chain", *REPORTED, *HIDDEN, "agentflow_two_providers")]
+        names = ("llm_chain", *REPORTED, *HIDDEN, *NESTED, "agentflow_two_providers", "agentflow_condition")
+        flows = [flowise.flows[flow] for flow in names]
         for flow in flows:
             flowise.builder.export_to(flow, "phoenix", credential)
         adapter.predict_flow("llm_chain", "Begin", metering="estimate")
@@ -389,6 +426,24 @@ def test_otlp_makes_agentflows_exact(
     cell = measure(adapter, flowise_model, flow, stream, metering="otlp")
     assert cell.settled
     assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_otlp_leaves_a_condition_agent_exact(
+    adapter: GenOpsFlowiseAdapter, tracing: Receivers, choosing: ModelStub, stream: bool
+) -> None:
+    cell = measure(adapter, choosing, "agentflow_condition", stream, metering="otlp")
+    assert cell.exact, cell
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("flow", NESTED)
+def test_of_a_sub_flow_otlp_says_all_or_it_stays_flagged(
+    adapter: GenOpsFlowiseAdapter, tracing: Receivers, flowise_model: ModelStub, flow: str, stream: bool
+) -> None:
+    cell = measure(adapter, flowise_model, flow, stream, wait=4, metering="otlp")
+    assert not cell.silently_wrong, cell
+    assert cell.exact or {"estimated", "unknown"} & set(cell.exactness), cell
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
