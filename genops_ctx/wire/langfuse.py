@@ -41,6 +41,8 @@ ROUTE: Final = "langfuse"
 KEPT_TRACES: Final = 10_000
 KEPT_OBSERVATIONS: Final = 5_000
 KEPT_IN_ALL: Final = 300_000
+KEPT_COUNTS: Final = 50
+"""Parts of one call's usage; models have a handful."""
 _REFUSED: Final = re.compile(r"(?:\w*Error:\s*)?4[0-9]{2}\b")
 _ID: Final = re.compile(r"[!-:<-~]{1,300}")  # no spaces, no semicolon
 _ID_LENGTH: Final = 300
@@ -74,6 +76,8 @@ class _Trace:
     session: str = ""
     started_at: float | None = None
     answered: bool = False
+    known: set[str] = field(default_factory=set)
+    """of which there was anything"""
     begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     generations: dict[str, _Generation] = field(default_factory=dict)
@@ -127,23 +131,26 @@ class LangfuseTraces:
 
     def _room(self, trace: _Trace, observation: str) -> bool:
         """Bound what a client can have us keep; the oldest traces go first."""
-        if observation in trace.begun or observation in trace.ended:
+        if observation in trace.known:
             return True
-        if len(trace.begun) + len(trace.ended) >= 2 * KEPT_OBSERVATIONS:
+        if len(trace.known) >= KEPT_OBSERVATIONS:
             return False
+        trace.known.add(observation)
         self._observations += 1
         while self._observations > KEPT_IN_ALL and len(self._traces) > 1:
-            _, oldest = self._traces.popitem(last=False)
-            self._observations -= len(oldest.begun | oldest.ended)
+            self._drop_oldest()
         return True
+
+    def _drop_oldest(self) -> None:
+        _, oldest = self._traces.popitem(last=False)
+        self._observations -= len(oldest.known)
 
     def _trace(self, name: str) -> _Trace:
         trace = self._traces.get(name)
         if trace is None:
             trace = self._traces[name] = _Trace()
             if len(self._traces) > self._kept:
-                _, oldest = self._traces.popitem(last=False)
-                self._observations -= len(oldest.begun | oldest.ended)
+                self._drop_oldest()
         return trace
 
 
@@ -163,12 +170,21 @@ def _note_generation(generation: _Generation, body: dict[str, Any]) -> None:
         generation.ended = True
         generation.answered = label_of(body.get("model")) or generation.answered
         usage = object_of(body.get("usageDetails")) or object_of(body.get("usage"))
-        generation.usage = usage or generation.usage
+        generation.usage = _counts(usage) or generation.usage
         refused = _REFUSED.match(text_of(body.get("statusMessage"))[:200])
         generation.refused = body.get("level") == "ERROR" and refused is not None
     else:
         generation.name = label_of(body.get("name")) or generation.name
         generation.configured = label_of(body.get("model")) or generation.configured
+
+
+def _counts(usage: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a usage: its counts, and of what is none only that it was there."""
+    if len(usage) > KEPT_COUNTS or any(len(key) > _ID_LENGTH for key in usage):
+        return {"input": "unreadable"}
+    return {
+        key: value if type(value) is int or value is None else "unreadable" for key, value in usage.items()
+    }
 
 
 def _shown(name: str, trace: _Trace) -> Shown:

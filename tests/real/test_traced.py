@@ -121,7 +121,7 @@ def measure(
         first=answer.charge.nanos,
         booked=int(context.total_cost * 10**9),
         billed=price(model.calls),
-        exactness=tuple(name for name, cost in costs.items() if cost),
+        exactness=(*(name for name, cost in costs.items() if cost), *(["unknown"] * context.unpriced_calls)),
         settled=settled,
     )
     if os.environ.get("METERING_TABLE"):

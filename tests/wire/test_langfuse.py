@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -182,7 +183,26 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(traces._traces) == 3
     for number in range(11_000):
         traces.feed({"batch": [event("span-create", id=f"s{number}", traceId="t9")]})
-    assert len(traces._traces["t9"].begun) == 10_000
+    assert len(traces._traces["t9"].begun) == 5_000
+
+
+def test_what_is_kept_of_one_trace_is_bounded_whatever_its_events_are() -> None:
+    traces = LangfuseTraces()
+    for step in ("create", "update", "other"):
+        bodies = [{"id": f"{step}{number}", "traceId": "t"} for number in range(4_000)]
+        traces.feed({"batch": [{"type": f"generation-{step}", "body": body} for body in bodies]})
+    (shown,) = traces.feed({"batch": [event("trace-create", id="t")]})
+    assert len(shown.evidence.calls) == 5_000
+
+
+def test_a_usage_of_any_size_is_no_burden() -> None:
+    crowd = {"input": 5, "output": 5, **{f"input_{number}": 1 for number in range(100_000)}}
+    text = {"input": 5, "output": 5, "input_text": "x" * 10**7}
+    for usage in (crowd, text, {"input": 5, "output": 5, "input_" + "x" * 10**6: 1}):
+        traces = LangfuseTraces()
+        (shown,) = traces.feed({"batch": conversation(generation(usage=usage))})
+        assert [call.usage for call in shown.evidence.calls] == [None]
+        assert len(pickle.dumps(traces)) < 10_000
 
 
 def test_the_override_keeps_what_the_caller_has() -> None:
