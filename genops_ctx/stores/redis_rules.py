@@ -57,7 +57,7 @@ class RedisRules:
         url: str,
         *,
         namespace: str = "genops",
-        command_timeout: float = 0.05,
+        command_timeout: float = 0.25,
         connect_timeout: float = 0.5,
         clock: str = "server",
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from genops_ctx.resilience import CircuitBreaker, RateLimiter, RedisCache
 from tests.stores.redis_server import RedisServer
+from tests.stores.slow_proxy import SlowProxy
 
 
 def test_breakers_of_one_name_and_url_are_one() -> None:
@@ -24,7 +25,7 @@ def _fail() -> None:
 
 
 def test_that_a_server_is_silent_is_learnt_once_for_all(tmp_path: Path) -> None:
-    """A cache, a limit and a breaker on one Redis that hangs cost one wait of 50 ms together, not three."""
+    """A cache, a limit and a breaker on one Redis that hangs cost one wait together, not three."""
     server = RedisServer(tmp_path)
     server.start()
     try:
@@ -45,3 +46,12 @@ def test_that_a_server_is_silent_is_learnt_once_for_all(tmp_path: Path) -> None:
     finally:
         server.resume()
         server.kill()
+
+
+def test_a_server_that_takes_its_time_is_not_taken_for_one_that_is_away(tmp_path: Path) -> None:
+    """A machine under load answers late too; each process that went alone then would have the whole limit."""
+    with RedisServer(tmp_path) as server, SlowProxy(server.port, delay=0.06) as far:
+        url = f"redis://127.0.0.1:{far.port}/0"
+        limit = RateLimiter(2, 3600.0, name="l", store=url)
+        assert limit.acquire()
+        assert RateLimiter(2, 3600.0, name="l", store=server.url).allowance() == 1
