@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from genops_ctx import (
+    Budget,
     BudgetExceeded,
     Usage,
     auto_instrument,
@@ -205,6 +206,32 @@ def test_a_budget_is_not_asked_for_twice(server, inside):
             inside(server)
         assert call.cost == context.total_cost == Decimal(nanos_of(server.billed)) / 10**9
         assert context.reserved == 0
+
+
+@pytest.mark.parametrize("admission", ["strict", "expected"])
+def test_what_is_set_aside_for_calls_inside(server, admission):
+    """By a strict budget what is left of the whole; by another one an expected amount, no more than that."""
+    seen = []
+
+    class Looking(requests.adapters.HTTPAdapter):
+        def send(self, *args, **kwargs):
+            seen.append(context.reserved)
+            return super().send(*args, **kwargs)
+
+    budget = Budget("0.03", admission=admission)
+    with (
+        governance_context("test", budget=budget) as context,
+        metered_call("outer", max_cost="0.01"),
+        requests.Session() as session,
+    ):
+        session.mount("http://", Looking())
+        for _ in range(2):
+            session.post(url_of(server), json={"question": "hello"}, timeout=10)
+    most = [Decimal("0.01"), Decimal("0.01") - Decimal(nanos_of(server.billed) // 2) / 10**9]
+    if admission == "strict":
+        assert seen == most
+    else:
+        assert all(0 < amount < left for amount, left in zip(seen, most, strict=True))
 
 
 def test_what_the_block_records_besides_is_booked_too(server):
