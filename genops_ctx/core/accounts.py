@@ -74,7 +74,7 @@ class Hold(NamedTuple):
     accounts: tuple[str, ...]
     expires_at: float
     token: str = ""
-    """who made it, where its operation has a name that others may use too"""
+    """which reserve made it: its operation may have a name that others use too"""
 
 
 class Watch(NamedTuple):
@@ -141,7 +141,7 @@ class Reserve(NamedTuple):
     memo: str = ""
     """what a charge of it will say, kept with the hold for the case that nobody finishes it"""
     token: str = ""
-    """random: by it this reserve, and no other of that name, can be given back unheard"""
+    """that no other has: by it this reserve, and no other of that name, can be given back unheard"""
 
 
 @dataclass(frozen=True, slots=True)

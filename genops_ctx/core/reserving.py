@@ -88,8 +88,8 @@ def _decide(known: list[tuple[Refused, Refusal]]) -> Story[Refused | None]:
 def _give_back_unsure(call: Call, wish: Reserve) -> Story[None]:
     """Nobody knows whether it was reserved: it is given back as soon as the store answers.
 
-    Under a name of the user's own another process may have a reservation, in flight: the token tells
-    them apart.
+    Under this name another process may have a reservation, in flight, where it is the user's own or a
+    queue delivers its work twice: the token tells them apart.
     """
     yield Release(wish.id, call.started_at, wish.token)
 
@@ -151,7 +151,7 @@ def reserve(
             free,
             call.keyed,
             memo_of(call, context),
-            new_operation() if call.keyed else "",
+            new_operation(),
         )
         try:
             answer = yield Hold(wish, call.started_at)

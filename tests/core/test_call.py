@@ -786,11 +786,14 @@ def test_an_unsure_reservation_of_a_named_operation_is_given_back_by_its_token(
     assert world.admitted(call(5, SHARED, operation="op", keyed=True), None).attempt == 2
 
 
-def test_an_unsure_release_lets_anothers_reservation_of_that_name_stand(world: World, run: Driver) -> None:
+@pytest.mark.parametrize("keyed", [True, False], ids=["named by the user", "delivered twice by a queue"])
+def test_an_unsure_release_lets_anothers_reservation_of_that_name_stand(
+    world: World, run: Driver, keyed: bool
+) -> None:
     """Another process may have it in flight."""
-    world.admitted(call(5, SHARED, operation="op", keyed=True), None)
+    world.admitted(call(5, SHARED, operation="op", keyed=keyed), None)
     world.error, world.fail_before = StoreError("away"), Hold
-    refused = run(admit(call(5, SHARED, operation="op", keyed=True), None))
+    refused = run(admit(call(5, SHARED, operation="op", keyed=keyed), None))
     assert isinstance(refused, Refused)
     assert isinstance(refused.error, StoreUnavailable)
     assert shared(world) == Account(0, 5), "the other's reservation stands"
