@@ -8,7 +8,8 @@ is said of a scope holds for its accounts of every window.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -217,7 +218,7 @@ class Controls:
         if claim is None:
             return False
         restore = self._store.restore  # type: ignore[attr-defined]
-        waiting, accounts, ended, said = self._by_the_ledger(now)
+        waiting, accounts, ended, said = self._by_the_ledger(now, claim)
         if not restore(accounts, ended, said, now=now, claim=claim, closed=closed):
             return False
         self._ledger.mark_settled(waiting)
@@ -226,14 +227,27 @@ class Controls:
         return True
 
     def _by_the_ledger(
-        self, now: float
+        self, now: float, claim: str
     ) -> tuple[list[str], dict[str, Account], dict[str, Hold], dict[str, Control]]:
         """What waits for the accounts, and is in them then; the accounts, ends, and what operators said."""
         waiting = [charge.id for charge in self._ledger.unsettled(_ALL)]
-        charges = tuple(self._ledger.charges())
+        charges = tuple(self._while_claimed(claim))
         spent = self._spent(charges).items()
         accounts = {key: Account(nanos) for key, nanos in spent if _is_kept(key, now)}
         return waiting, accounts, _ended(charges, now), self._said(now)
+
+    def _while_claimed(self, claim: str) -> Iterator[Charge]:
+        """All charges; reading them may take longer than a claim lasts, so it is renewed meanwhile.
+
+        Raises :class:`StoreError` where another process has it by now.
+        """
+        due = time.monotonic() + FENCE_SECONDS / 4
+        for charge in self._ledger.charges():
+            if time.monotonic() > due:
+                if self._store.claim_restore(FENCE_SECONDS, claim) is None:  # type: ignore[attr-defined]
+                    raise StoreError(_ANOTHER)
+                due = time.monotonic() + FENCE_SECONDS / 4
+            yield charge
 
     def _restore(self, restore: Callable[..., bool], now: float, reason: str) -> dict[str, tuple[int, int]]:
         """A store that notices loss begins anew, in one step, from what the ledger says."""
@@ -247,7 +261,7 @@ class Controls:
             before = {}
         else:
             self._agreed(now)
-        waiting, accounts, ended, said = self._by_the_ledger(now)
+        waiting, accounts, ended, said = self._by_the_ledger(now, claim)
         restore(accounts, ended, said, now=now, anyway=True, claim=claim)
         self._ledger.mark_settled(waiting)
         self._record("rebuild", "all accounts", reason or f"{len(accounts)} account(s) restored")
@@ -306,16 +320,19 @@ _ANOTHER = "another rebuild runs, or one broke off within the last minute: try a
 _UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
 
 
-def _ended(charges: Iterable[Charge], now: float) -> dict[str, Hold]:
+def _ended(charges: Sequence[Charge], now: float) -> dict[str, Hold]:
     """The attempts of which the ledger knows the end, as long as a store remembers one.
 
     Without them a charge that is settled again would be booked twice, and so would a reservation
     that an old snapshot brings back when it expires.
     """
+    recent = {
+        charge.adjustment_of or charge.id for charge in charges if now - charge.ended_at <= TOMBSTONE_SECONDS
+    }
     ended: dict[str, Hold] = {}
     for charge in charges:
         name = charge.adjustment_of or charge.id
-        if name not in ended and now - charge.ended_at > TOMBSTONE_SECONDS:
+        if name not in recent:
             continue
         booked = charge.nanos + (ended[name].booked if name in ended else 0)
         state = _STATES.get(charge.outcome, HoldState.FAILED)

@@ -167,12 +167,13 @@ class RedisStore:
 
     # -- what only Redis needs ------------------------------------------------------------------
 
-    def claim_restore(self, seconds: float = 120.0) -> str | None:
+    def claim_restore(self, seconds: float = 120.0, claim: str = "") -> str | None:
         """A token for the one process that is to replay the ledger and :meth:`restore`, for so long.
 
-        None where another process has one. It ends with the restore; with its process it runs out.
+        With its ``claim`` that process gets so long from now on. None where another process has one. It
+        ends with the restore; with its process it runs out.
         """
-        return self._bounded(lambda client: self._drive(self.session.claim(seconds), client))
+        return self._bounded(lambda client: self._drive(self.session.claim(seconds, claim), client))
 
     def restore(
         self,

@@ -136,9 +136,9 @@ class Session:
         self._joined = True
         return []
 
-    def claim(self, seconds: float) -> Generator[Request, list[Any], str | None]:
+    def claim(self, seconds: float, token: str) -> Generator[Request, list[Any], str | None]:
         """A token for the one who may begin anew within so long; None where another has one."""
-        token = os.urandom(12).hex()
+        token = token or os.urandom(12).hex()
         reply = yield Request(script("claim"), (token, repr(seconds)))
         return token if reply[0] == b"claimed" else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 from tests.stores.redis_server import RedisServer
+from tests.strategies import charge, line
 
 from .workers import account_of, spawn
 
@@ -67,6 +69,23 @@ def test_a_charge_that_waits_for_lost_accounts_does_not_stand_in_the_way(
             call(name)
     call("after")
     assert account_of(runtime.books.store) == (12_000_000, 0)
+
+
+def test_a_charge_of_days_ago_that_was_corrected_today_is_remembered_whole(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    runtime = governed_by(server, tmp_path)
+    ledger, store, now = runtime.books.ledger, runtime.books.store, time.time()
+    total = ("in:|total",)
+    days_ago = replace(charge(line(50)), accounts=total, started_at=now - 200_000, ended_at=now - 200_000)
+    ledger.append(days_ago)
+    ledger.append(
+        replace(charge(line(-20)), id="op#1~1", adjustment_of="op#1", accounts=total, ended_at=now - 60)
+    )
+    rebuild(runtime)
+    assert account_of(store) == (30, 0)
+    store.settle("op#1", 35, total, now, True)  # a further correction says the whole amount
+    assert account_of(store) == (35, 0)
 
 
 def test_a_reservation_that_an_old_snapshot_brings_back_is_not_booked_beside_its_charge(

@@ -14,6 +14,7 @@ import pytest
 from genops_ctx import BudgetExceeded, metered_call
 from genops_ctx.controls import Controls
 from genops_ctx.core.errors import ConfigurationError, StoreDataLost, StoreError, StoreUnavailable
+from genops_ctx.core.records import Charge
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.recovery import Recovery
 from genops_ctx.runtime import Runtime, reset_runtime
@@ -193,6 +194,43 @@ def test_the_claim_of_a_process_that_died_runs_out_and_what_is_late_is_fenced_of
     with pytest.raises(StoreError, match="another process"):
         store.restore({}, claim=dead, anyway=True)
     assert account_of(store) == (2 * CENT, 0)
+    runtime.books.close()
+
+
+@pytest.mark.parametrize("meanwhile", ["nobody", "another"])
+def test_a_ledger_that_takes_longer_to_read_than_a_claim_lasts(
+    server: RedisServer, plan: Plan, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    monkeypatch.setattr("genops_ctx.controls.FENCE_SECONDS", 1.0)
+    runtime = runtime_of(store_of(plan), plan.ledger)
+    reset_runtime(runtime)
+    for _ in range(5):
+        with metered_call("flow", max_cost="0.01") as call:
+            call.record_cost("0.01")
+    store: Any = runtime.books.store
+    server.cli("FLUSHALL")
+    with pytest.raises(StoreDataLost):
+        store.accounts()
+    of_others: list[str | None] = []
+
+    class Slow(SQLiteLedger):
+        def charges(self, operation: str | None = None) -> Iterator[Charge]:
+            for charge in super().charges(operation):
+                time.sleep(0.3)
+                if meanwhile == "another" and not of_others:
+                    time.sleep(1.1)  # this process stood still
+                of_others.append(store.claim_restore(60.0))
+                yield charge
+
+    controls = Controls(store, Slow(plan.ledger), time.time)
+    if meanwhile == "nobody":
+        assert controls.bring_back(0.0)
+        assert of_others == [None] * 5, "it took longer than a claim lasts, and was its own all the time"
+        assert account_of(store) == (5 * CENT, 0)
+    else:
+        with pytest.raises(StoreError, match="another rebuild runs"):
+            controls.bring_back(0.0)
+        assert of_others[0], "the claim had run out"
     runtime.books.close()
 
 

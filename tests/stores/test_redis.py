@@ -269,6 +269,14 @@ def test_restored_accounts_are_used_by_everybody(server: RedisServer, client: Re
     assert spent(client) == Account(30 + 7 + 2, 0)
 
 
+def test_who_comes_when_all_is_restored_restores_nothing(server: RedisServer, client: RedisStore) -> None:
+    held(client, "op#1")
+    client.settle("op#1", 5, (), time.time(), True)
+    newcomer = RedisStore(server.url, command_timeout=1.0)
+    assert not newcomer.restore({"a": Account(0, 0)}), "its ledger was read before the settlement"
+    assert spent(client) == spent(newcomer) == Account(5, 0)
+
+
 def test_what_was_reserved_after_the_loss_stays_reserved(server: RedisServer, client: RedisStore) -> None:
     held(client, "op#1")
     server.cli("FLUSHALL")

@@ -13,7 +13,8 @@ if ARGV[5] ~= "" then
 end
 local ancestors = meta[4] or " "
 if whole and meta[1] and not meta[3] and ARGV[4] ~= "1" then
-  local same = meta[1] == ARGV[1] and tonumber(meta[2]) >= tonumber(ARGV[2])
+  -- Who expects nothing has come too late to know what was lost.
+  local same = ARGV[1] == "" or (meta[1] == ARGV[1] and tonumber(meta[2]) >= tonumber(ARGV[2]))
   if same or ancestors:find(" " .. ARGV[1] .. " ", 1, true) then
     return {"kept", clock[1], clock[2], meta[1], meta[2]}
   end
