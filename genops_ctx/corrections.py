@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .core.booking import BEYOND
@@ -156,7 +157,8 @@ class Corrections:
             if attempt.context is not None:
                 attempt.context.expect_correction(charge)
             self._watch()
-            self._correct(attempt)
+            # Ledger and store are asked, which an event loop does not wait for.
+            self._books.hand_off.run(partial(self._correct, attempt))
 
     # -- evidence ---------------------------------------------------------------------------------
 
@@ -272,13 +274,16 @@ class Corrections:
 
         try:
             with attempt.lock:
-                _, adjustment = self._books.adjust(attempt.hold, correction)
+                first, adjustment = self._books.adjust(attempt.hold, correction)
                 if adjustment is not None and attempt.context is not None:
                     attempt.context.correct(adjustment, unpriced)
         except Exception as error:
             log.warning("a charge could not be corrected yet: %s", error)
             attempt.news = True
             self._watch()
+            return
+        if first is None:
+            attempt.news = True  # its charge is still on the way to the ledger
             return
         if adjustment is not None:
             self._told(adjustment)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from genops_ctx.attempt import Attempt, begin
 from genops_ctx.core.booking import Report
 from genops_ctx.core.budget import Budget
 from genops_ctx.core.context import GovernanceContext
+from genops_ctx.core.errors import StoreError
 from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import Quote
@@ -123,6 +125,52 @@ def test_evidence_before_the_answer_waits_for_it(runtime: Runtime) -> None:
         answer(attempt)
     assert in_ledger(runtime) == [1000, -930]
     assert context.pending == ()
+
+
+def test_evidence_that_is_there_before_the_ledger_has_the_charge_is_not_forgotten(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger on a server is written to by a thread, and one that does not answer later."""
+
+    def away(*args: object, **named: object) -> bool:
+        raise StoreError("the ledger does not answer")
+
+    with governance_context("a") as context, monkeypatch.context() as meanwhile:
+        meanwhile.setattr(runtime.books, "_book_together", away)
+        attempt = send(runtime)
+        runtime.corrections.take(Shown(proof(7), request=attempt.admitted.hold))
+        answer(attempt)
+        assert in_ledger(runtime) == []
+    runtime.books.catch_up(runtime.clock())
+    runtime.corrections.tidy()
+    assert in_ledger(runtime) == [1000, -930]
+    assert in_accounts(runtime) == 70
+    assert context.pending == ()
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_an_event_loop_waits_for_no_server_to_correct(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    books, adjust, threads = runtime.books, runtime.books.adjust, list[int]()
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return adjust(*args)
+
+    monkeypatch.setattr(books, "adjust", noted)
+    monkeypatch.setattr(books.hand_off, "needed", remote)
+
+    async def main() -> None:
+        attempt = send(runtime)
+        runtime.corrections.take(Shown(proof(7), request=attempt.admitted.hold))
+        answer(attempt)
+
+    asyncio.run(main())
+    books.hand_off.close()
+    runtime.corrections.tidy()
+    assert in_ledger(runtime) == [1000, -930]
+    assert (threads[0] == threading.get_ident()) is not remote
 
 
 def test_a_timeout_is_corrected(runtime: Runtime) -> None:
