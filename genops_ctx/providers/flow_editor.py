@@ -67,7 +67,8 @@ class FlowEditor:
     def set_up(self, step: Step) -> None:
         """Do what :meth:`plan` said. What was there before is recorded first.
 
-        Raises :class:`FlowiseError`; a credential that was made for nothing is taken away again.
+        Raises :class:`FlowiseError`; a credential that was made for nothing is taken away again. Where it
+        cannot be told whether the flow was changed, the record stays, so that it can be undone.
         """
         if step.nothing:
             return
@@ -78,10 +79,15 @@ class FlowEditor:
         }
         try:
             self._audit(METER, step, record_of(step, after, credential))
+        except BaseException:
+            self._delete_credential(credential)
+            raise
+        try:
             self._put(step, after)
         except FlowiseError:
-            self._audit(UNMETER, step, "it failed")
-            self._delete_credential(credential)
+            if self._unchanged(step, after):
+                self._audit(UNMETER, step, "it failed")
+                self._delete_credential(credential)
             raise
 
     def undo(self, step: Step) -> tuple[str, ...]:
@@ -112,6 +118,14 @@ class FlowEditor:
             raise FlowiseError(f"flow {step.flow_name!r} was changed meanwhile: nothing was done, try again")
         self._call("PUT", f"chatflows/{step.flow_id}", f"changing flow {step.flow_name!r}", dict(fields))
         forget_directories()
+
+    def _unchanged(self, step: Step, after: Mapping[str, str | None]) -> bool:
+        """Whether a change that failed surely left nothing of it in the flow."""
+        try:
+            now = self._adapter.get_chatflow(step.flow_id)
+        except FlowiseError:
+            return False
+        return not any(now.get(name) == text for name, text in after.items())
 
     def _create_credential(self, step: Step) -> str:
         if step.credential is None:

@@ -24,6 +24,7 @@ from ..wire.flow_changes import (
     gateway_back,
     gateway_nodes,
     gateway_set,
+    overrides_back,
     with_exporter,
     with_overrides_on,
     without_exporter,
@@ -299,7 +300,7 @@ def plan_undo(raw: Mapping[str, Any], route: str, record: Mapping[str, Any]) -> 
             then = kept["before"]
         else:
             notes.append(f"{name} was changed since: only what was added is taken out of it")
-            then = _without_ours(name, now, route, str(record["credential"]))
+            then = _without_ours(name, now, kept["before"], route, str(record["credential"]))
         if then != now:
             before[name], after[name] = now, then
     shown = tuple(
@@ -326,9 +327,11 @@ def _undone_gateway(text: str, back: list[Mapping[str, Any]]) -> str | None:
     return undone
 
 
-def _without_ours(name: str, now: str | None, route: str, credential: str) -> str | None:
+def _without_ours(name: str, now: str | None, before: str | None, route: str, credential: str) -> str | None:
     if name == "analytic" and credential_in(now, EXPORTERS[route]) == credential:
         return without_exporter(now, EXPORTERS[route])
+    if name == "apiConfig":
+        return overrides_back(now, before)
     return now
 
 

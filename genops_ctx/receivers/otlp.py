@@ -35,6 +35,11 @@ class OtlpReceiver:
         self._lock = threading.Lock()
         self._looking: asyncio.Task[None] | None = None
 
+    def listening_again(self) -> None:
+        """What was exported since it was stopped is lost."""
+        with self._lock:
+            self._runs.interrupt()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_ours(scope["headers"], self._key):
             await answer(send, 401, {"message": "this receiver asks for its key, as Phoenix's API key"})

@@ -53,9 +53,10 @@ class ReceiverApp:
         runtime = runtime if runtime is not None else get_runtime()
         self.runtime = runtime
         self._mounted = dict(apps or {})
+        self._otlp = OtlpReceiver(key, runtime.corrections)
         self._own: dict[str, App] = {
             "/api/public": LangfuseReceiver(key, runtime.corrections),
-            "/v1/traces": OtlpReceiver(key, runtime.corrections),
+            "/v1/traces": self._otlp,
         }
         runtime.corrections.routes.update(("langfuse", "otlp"))
 
@@ -81,6 +82,7 @@ class ReceiverApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._otlp.listening_again()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 for app in self._mounted.values():

@@ -23,6 +23,7 @@ __all__ = [
     "gateway_back",
     "gateway_nodes",
     "gateway_set",
+    "overrides_back",
     "with_exporter",
     "with_overrides_on",
     "without_exporter",
@@ -79,6 +80,21 @@ def with_overrides_on(config: str | None) -> str | None:
     if override.get("status") is True:
         return None
     return _dump({**given, "overrideConfig": {"nodes": {}, "variables": [], **override, "status": True}})
+
+
+def overrides_back(now: str | None, before: str | None) -> str | None:
+    """``apiConfig`` with its overrides as they were before :func:`with_overrides_on`, the rest as it is now.
+
+    Where somebody has changed the overrides themselves since, they stay.
+    """
+    given, then = object_of(decoded(now)), object_of(decoded(before))
+    left = object_of(decoded(with_overrides_on(before)))
+    if given.get("overrideConfig") != left.get("overrideConfig"):
+        return now
+    rest = {key: value for key, value in given.items() if key != "overrideConfig"}
+    if "overrideConfig" in then:
+        rest = {key: then[key] if key == "overrideConfig" else value for key, value in given.items()}
+    return _dump(rest)
 
 
 def enabled_overrides(config: str | None) -> tuple[str, ...]:

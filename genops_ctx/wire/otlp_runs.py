@@ -42,6 +42,8 @@ class _Run:
     """0 while it runs"""
     nodes: list[Span] = field(default_factory=list)
     told: bool = False
+    interrupted: bool = False
+    """nobody listened for a while of it, so that spans of it may be lost: each is sent once"""
 
     def settled(self, now: float) -> bool:
         return bool(self.end) and now - self.seen_at >= SETTLE_SECONDS
@@ -72,6 +74,11 @@ class OtlpRuns:
                 self._note(span, now)
         self._prune(now)
 
+    def interrupt(self) -> None:
+        """Nobody listened for a while: of the runs that are not told yet, a call may be missing."""
+        for run in self._runs.values():
+            run.interrupted = run.interrupted or not run.told
+
     def shown(self, now: float) -> list[Shown]:
         """The runs that are over and whose calls can be told from those of others; each once."""
         found = []
@@ -81,6 +88,8 @@ class OtlpRuns:
             calls = self._calls_of(run, now)
             if calls is not None:
                 run.told = True
+                if run.interrupted:
+                    calls = (*calls, ModelCall(f"otlp:{trace}"))
                 evidence = Evidence(f"otlp:{trace}", calls, complete=True)
                 found.append(Shown(evidence, "", (run.session,), run.start / 1e9))
         return found

@@ -13,6 +13,7 @@ import requests
 
 from genops_ctx.core.errors import ConfigurationError
 from genops_ctx.receivers import ReceiverApp, Receivers, exchange
+from genops_ctx.wire.otlp_runs import OtlpRuns
 
 KEY = "a-key-for-the-tests"
 INGESTION = "/api/public/ingestion"
@@ -181,3 +182,13 @@ def test_traces_come_as_protobuf_or_json(receivers: Receivers, body: bytes, kind
     answer = post(receivers, body, "/v1/traces", auth=lambda request: request, headers=headers)
     assert answer.status_code == status
     assert post(receivers, body, "/v1/traces", auth=("a", "wrong-key-that-is-long")).status_code == 401
+
+
+def test_after_a_restart_it_knows_that_spans_may_be_lost(
+    receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(OtlpRuns, "interrupt", lambda self: told.append("lost"))
+    receivers.stop()
+    receivers.start()
+    assert told == ["lost"]

@@ -13,6 +13,7 @@ from genops_ctx.wire.flow_changes import (
     gateway_back,
     gateway_nodes,
     gateway_set,
+    overrides_back,
     with_exporter,
     with_overrides_on,
     without_exporter,
@@ -131,3 +132,19 @@ def test_overrides() -> None:
     assert fresh is not None
     assert json.loads(fresh) == {"overrideConfig": {"nodes": {}, "variables": [], "status": True}}
     assert enabled_overrides(None) == ()
+
+
+@pytest.mark.parametrize("before", [None, "{}", '{"overrideConfig":{"status":false,"nodes":{"a":[]}},"x":1}'])
+def test_overrides_go_back_and_what_came_since_stays(before: str | None) -> None:
+    left = with_overrides_on(before)
+    assert left is not None
+    since = {**json.loads(left), "rateLimit": {"status": True}}
+    back = overrides_back(json.dumps(since), before)
+    assert back is not None
+    assert json.loads(back) == {**json.loads(before or "{}"), "rateLimit": {"status": True}}
+
+
+def test_overrides_that_somebody_changed_since_stay() -> None:
+    left = json.loads(with_overrides_on(None) or "")
+    left["overrideConfig"]["nodes"] = {"chatOpenAI_0": [{"name": "modelName", "enabled": True}]}
+    assert overrides_back(json.dumps(left), None) == json.dumps(left)

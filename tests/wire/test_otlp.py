@@ -155,6 +155,18 @@ def test_calls_of_another_time_are_of_another_run() -> None:
     assert known(found) == [(7, 5)]
 
 
+def test_a_run_during_which_nobody_listened_may_have_made_more_calls() -> None:
+    first, *rest = run("aa", "chat", 0, 100)
+    runs = OtlpRuns()
+    runs.feed(spans_of_json(export(first)), 0.0)
+    runs.interrupt()
+    runs.feed(spans_of_json(export(*rest, call("c1", 10, 90))), 0.0)
+    (found,) = runs.shown(60.0)
+    assert sorted(map(str, known(found))) == sorted(
+        map(str, [*known(shown(*run("aa", "chat", 0, 100), call("c1", 10, 90))[0]), None])
+    )
+
+
 def test_it_waits_for_runs_that_may_have_made_a_call() -> None:
     runs = OtlpRuns()
     first, second = run("r", "chat-1", 0, 30, read="one"), run("s", "chat-2", 0, 60, read="two")
