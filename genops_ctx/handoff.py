@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Release, Take, Undo
@@ -60,13 +60,24 @@ class HandOff:
 
     def run(self, function: Callable[[], object]) -> None:
         """Do something that nobody waits for: by a thread, where an event loop would have to wait."""
-        if self.needed and in_event_loop():
+        self._run(function, self.needed)
+
+    def aside(self, function: Callable[[], object], guard: object) -> None:
+        """As :meth:`run`, of something that asks a guard."""
+        self._run(function, is_remote(guard))
+
+    def _run(self, function: Callable[[], object], waits: bool) -> None:
+        if waits and in_event_loop():
             try:
                 self._threads().submit(function)
             except RuntimeError:  # the interpreter ends, or there are no more threads
                 function()
         else:
             function()
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Begin to do something by a thread."""
+        return self._threads().submit(function)
 
     async def perform(self, effect: Effect, perform: Callable[[Any], T]) -> T | None:
         """Perform an effect of a story for an event loop.

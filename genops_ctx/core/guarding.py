@@ -60,9 +60,15 @@ def throttle(
 
 
 def put_back(taken: Sequence[Taken], now: float) -> Story[None]:
-    """Give turns back, the last one first: the call was not made."""
+    """Give turns back, the last one first: the call was not made. Each is, whatever stops this."""
+    stopped: BaseException | None = None
     for limiter, turn in reversed(taken):
-        yield PutBack(limiter, turn, now)
+        try:
+            yield PutBack(limiter, turn, now)
+        except BaseException as error:
+            stopped = error
+    if stopped is not None:
+        raise stopped
 
 
 def enter(guards: Guards, now: float, life: float | None = None) -> Story[tuple[Passage, ...] | CircuitOpen]:
@@ -84,6 +90,12 @@ def enter(guards: Guards, now: float, life: float | None = None) -> Story[tuple[
 def leave(
     passages: Sequence[Passage], outcome: Outcome, error: BaseException | None, now: float
 ) -> Story[None]:
-    """Tell the breakers how the call ended, the last one first."""
+    """Tell the breakers how the call ended, the last one first. Each is told, whatever stops this."""
+    stopped: BaseException | None = None
     for breaker, permit in reversed(passages):
-        yield Leave(breaker, permit, outcome, error, now)
+        try:
+            yield Leave(breaker, permit, outcome, error, now)
+        except BaseException as problem:
+            stopped = problem
+    if stopped is not None:
+        raise stopped

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..core.breaker import BreakerRule, CircuitState, Denied, Permit, retry_after, state_at
 from ..core.breaker import Outcome as Told
+from ..core.effects import Enter, Leave
 from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, StoreError
 from ..core.outcomes import FAILURES, Outcome
 from ..handoff import is_remote
+from ..runtime import get_runtime
 from .backing import backing, now
 from .classification import classify
 
@@ -36,6 +38,15 @@ class _Pass(NamedTuple):
 
     circuit: str
     permit: Permit
+
+
+def _outcome(error: BaseException) -> Outcome:
+    return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
+
+
+async def _asked(effect: Enter | Leave) -> object:
+    runtime = get_runtime()
+    return await runtime.books.hand_off.perform(effect, runtime.perform)
 
 
 class CircuitBreaker:
@@ -119,15 +130,21 @@ class CircuitBreaker:
         return result
 
     async def _call_async(self, target: str, start: Callable[[], Awaitable[T]]) -> T:
-        return await self._await(self._entered(target), start())
+        permit = await _asked(Enter(self, target, now()))
+        if isinstance(permit, CircuitOpen):
+            raise permit
+        return await self._await(permit, start())
 
     async def _await(self, permit: object, work: Awaitable[T]) -> T:
         try:
             result = await work
-        except BaseException as error:
-            self._left(permit, error)
+        except GeneratorExit as error:
+            self._left(permit, error)  # nothing can be awaited any more
             raise
-        self._left(permit, None)
+        except BaseException as error:
+            await _asked(Leave(self, permit, _outcome(error), error, now()))
+            raise
+        await _asked(Leave(self, permit, Outcome.COMPLETED, None, now()))
         return result
 
     def _entered(self, target: str) -> object:
@@ -137,11 +154,7 @@ class CircuitBreaker:
         return permit
 
     def _left(self, permit: object, error: BaseException | None) -> None:
-        if error is None:
-            outcome = Outcome.COMPLETED
-        else:
-            outcome = Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
-        self.leave(permit, outcome, error, now())
+        self.leave(permit, Outcome.COMPLETED if error is None else _outcome(error), error, now())
 
     # -- in the story of a call (core.ports.Breaker) --------------------------------------------
 

@@ -10,7 +10,8 @@ import logging
 import re
 import time
 from collections.abc import Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.adaptive import AdaptiveRate
 from ..core.attribution import UNALLOCATED
@@ -18,11 +19,14 @@ from ..core.errors import CallRefused, ConfigurationError, RateLimitExceeded, St
 from ..core.outcomes import FAILURES, Outcome
 from ..core.ports import Turn
 from ..core.ratelimit import Admitted, Limited, RateLimit
-from ..handoff import is_remote
+from ..handoff import in_event_loop, is_remote
+from ..runtime import get_runtime
 from .backing import backing, now
 from .classification import classify
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ..core.resilience_ports import ResilienceStore
 
 __all__ = ["AdaptiveRateLimiter", "MultiUserRateLimiter", "RateLimiter", "limiters_of"]
@@ -40,23 +44,43 @@ class _Token(NamedTuple):
     admitted: Admitted
 
 
+class _Book(NamedTuple):
+    """Effect: take the next free turn of a bucket, however late it is."""
+
+    limiter: RateLimiter
+    key: str
+
+    def perform(self) -> Turn:
+        return self.limiter._booked(self.key)
+
+    def undo(self, turn: Turn) -> None:
+        self.limiter.put_back(turn, now())
+
+
 class Acquired:
-    """Whether there was a token: true or false, also when awaited."""
+    """Whether there was a token: true or false, also when awaited.
+
+    In an event loop awaiting it is better: the truth of it may have to wait for a server.
+    """
 
     __slots__ = ("_answer",)
 
-    def __init__(self, answer: bool) -> None:
+    def __init__(self, answer: bool | Future[bool]) -> None:
         self._answer = answer
 
     def __bool__(self) -> bool:
-        return self._answer
+        return self._answer if isinstance(self._answer, bool) else self._answer.result()
 
-    def __await__(self) -> Generator[None, None, bool]:
-        yield from ()
-        return self._answer
+    def __await__(self) -> Generator[Any, None, bool]:
+        if isinstance(self._answer, bool):
+            return self._answer
+        import asyncio
+
+        return (yield from asyncio.wrap_future(self._answer))
 
     def __repr__(self) -> str:
-        return repr(self._answer)
+        answer = self._answer
+        return repr(answer if isinstance(answer, bool) else bool(answer) if answer.done() else "asked")
 
 
 class RateLimiter:
@@ -151,18 +175,26 @@ class RateLimiter:
 
     def acquire(self, key: str = "") -> Acquired:
         """Take a token if there is one; true or false, also when awaited. ``key`` has a bucket of its own."""
-        return Acquired(isinstance(self._take(key, now(), 0.0), Turn))
+        if self.remote and in_event_loop():
+            return Acquired(get_runtime().books.hand_off.submit(partial(self._acquired, key)))
+        return Acquired(self._acquired(key))
+
+    def _acquired(self, key: str) -> bool:
+        return isinstance(self._take(key, now(), 0.0), Turn)
 
     async def wait_if_needed(self, key: str = "") -> None:
         """Wait for a token, however long. Turns come in the order in which they were asked for."""
         import asyncio
 
-        turn = self._booked(key)
+        runtime = get_runtime()
+        asked = _Book(self, key)
+        waits = self.remote and in_event_loop()
+        turn = await runtime.books.hand_off.ask(asked, _Book.perform) if waits else asked.perform()
         try:
             if turn.wait > 0:
                 await asyncio.sleep(turn.wait)
         except BaseException:
-            self.put_back(turn, now())
+            runtime.books.hand_off.aside(partial(self.put_back, turn, now()), self)
             raise
 
     def wait(self, key: str = "") -> None:
