@@ -105,6 +105,16 @@ def test_05_refuses_a_customer_without_a_plan(tmp_path: Path) -> None:
     assert "5 calls, 1 refused" in shown
 
 
+def test_06_goes_from_flowise_to_gpt_to_claude_and_adds_up(tmp_path: Path) -> None:
+    shown = run("06_failover.py", tmp_path)
+    served = re.findall(r"answered by (\w+) +\$(\S+)$", shown, re.MULTILINE)
+    assert [who for who, _ in served] == ["Flowise", "gpt", "claude"]
+    total = re.search(r"Together \$(\S+)$", shown, re.MULTILINE)
+    assert total is not None
+    assert sum(Decimal(cost) for _, cost in served) == Decimal(total[1])
+    assert "gpt failed (unreachable); claude is tried instead" in shown
+
+
 def test_07_governs_code_that_knows_nothing_of_it(tmp_path: Path) -> None:
     shown = run("07_existing_code.py", tmp_path)
     costs = {

@@ -36,7 +36,7 @@ class Target:
     name: str = ""
     """for records; made of the rest unless given"""
     cost: Amount | None = None
-    """dollars that a call usually costs there, to order by; as lately seen unless given"""
+    """dollars that a call usually costs there, to order by; one without comes last"""
     breaker: CircuitBreaker | None = None
     """of ``call``; that of the option unless given"""
 

