@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from ..sending import is_being_sent
-from .addresses import Match
+from .addresses import PREDICTION, Match
 from .answer_meter import AnswerMeter
 from .governor import Governor, Opened
 from .outcomes import failure_of
@@ -23,6 +23,7 @@ from .tracing import headers_to_add
 __all__ = ["send", "send_async", "send_one", "send_one_async"]
 
 STREAM = "stream"
+PREDICTION_BYTES = PREDICTION.encode()
 
 
 def send(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
@@ -94,7 +95,7 @@ async def send_one_async(wrapped: Callable[..., Any], client: Any, args: Any, kw
 def _told(args: Any, kwargs: Any) -> tuple[Any, dict[str, str]]:
     """Add W3C headers to one hop's request of a prediction that is governed; says which."""
     request = args[0] if args else kwargs["request"]
-    if request.method != "POST":
+    if not _may_match(request):
         return request, {}
     url = str(request.url)
     added = {} if addresses.match(url) is None else headers_to_add(url, request.headers)
@@ -111,13 +112,18 @@ def _untold(request: Any, added: dict[str, str]) -> None:
 
 def _matched(client: Any, args: Any, kwargs: Any) -> tuple[str, Any, Match[Governor] | None]:
     request = kwargs["request"] if "request" in kwargs else args[0] if args else None
-    if request is None or request.method != "POST":
+    if request is None or not _may_match(request):
         return "", request, None
     match = addresses.match(str(request.url))
     name = _library(client)
     if match is not None and is_being_sent(name, match.flow):
         match = None
     return name, request, match
+
+
+def _may_match(request: Any) -> bool:
+    """The cheap part of the question first: to make a text of an httpx URL takes long."""
+    return request.method == "POST" and PREDICTION_BYTES in request.url.raw_path.lower()
 
 
 def _library(client: Any) -> str:

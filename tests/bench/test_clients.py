@@ -7,13 +7,16 @@ taken by turns in one run, so that the ratios can be compared. Each peer is meas
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
+import aiohttp
 import httpx
 import pytest
 import requests
@@ -196,19 +199,61 @@ def test_httpx_post(elsewhere: tuple[str, str], runtime: Runtime) -> None:  # no
 
 
 def test_other_hosts(elsewhere: tuple[str, str], runtime: Runtime) -> None:  # noqa: F811
-    """Our hook alone, on a call that it passes: the rest of the call is the same."""
-    session = requests.Session()
+    """Calls that our hooks pass: each around as little as can be, then a whole call."""
+    url, flow = elsewhere
     address = "https://api.example.com/v1/things?page=2"
-    bare = best(lambda: session.get_adapter(url=address), calls=5_000)
-    auto_instrument("http://localhost:3000")
-    hooked = best(lambda: session.get_adapter(url=address), calls=5_000)
-    show(
-        "A call to another host: what our hook adds",
-        Row("Session.get_adapter with our hook", hooked),
-        [Row("Session.get_adapter without", bare)],
-    )
-    print(f"  added: {hooked - bare:.2f} µs")
-    assert hooked > 0
+
+    async def nothing(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    async def of_aiohttp(calls: int) -> float:
+        async with aiohttp.ClientSession() as asynchronous:
+            began = time.perf_counter()
+            for _ in range(calls):
+                await asynchronous._request("POST", address)
+            return (time.perf_counter() - began) / calls * 1e6
+
+    with (
+        requests.Session() as session,
+        httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client,
+        mock.patch.object(aiohttp.ClientSession, "_request", nothing),
+    ):
+        sent = client.build_request("POST", address, json={"question": "hello"})
+
+        def each() -> dict[str, float]:
+            return {
+                "requests: Session.get_adapter": best(lambda: session.get_adapter(url=address), calls=5_000),
+                "httpx: Client.send over no network": best(lambda: client.send(sent), calls=500),
+                "aiohttp: an empty ClientSession._request": min(
+                    asyncio.run(of_aiohttp(5_000)) for _ in range(5)
+                ),
+            }
+
+        bare = each()
+        auto_instrument("http://localhost:3000")
+        hooked = each()
+        disable_auto_instrument()
+        print("\nA call to another host: what our hooks add")
+        for name, used in hooked.items():
+            print(f"  {name:<58}{used:>9.2f} µs{used - bare[name]:>+9.2f} µs")
+
+        def post() -> None:
+            session.post(f"{url}/elsewhere/{flow}", json={"question": "hello"}, timeout=30).json()
+
+        def alone(stack: ExitStack) -> Callable[[], object]:
+            return post
+
+        def ours(stack: ExitStack) -> Callable[[], object]:
+            on(stack, "http://flows.example.com")
+            return post
+
+        over(
+            "A call to another host, whole: requests, pooled Session, loopback",
+            by_turns(
+                {"bare requests.Session.post": alone, "ours: auto_instrument": ours} | peers(post, "requests")
+            ),
+        )
+    assert all(used > 0 for used in hooked.values())
 
 
 def test_governed_around_an_empty_function_beside_the_peers(runtime: Runtime) -> None:
@@ -236,7 +281,6 @@ def test_governed_around_an_empty_function_beside_the_peers(runtime: Runtime) ->
         print("\n(Logfire is not installed: left out)")
     if find_spec("langfuse") is not None:
         import os
-        from unittest import mock
 
         with mock.patch.dict(os.environ, LANGFUSE_PUBLIC_KEY="pk", LANGFUSE_SECRET_KEY="sk"):
             from langfuse import Langfuse, observe
@@ -255,4 +299,20 @@ def test_governed_around_an_empty_function_beside_the_peers(runtime: Runtime) ->
     else:
         print("(Traceloop is not installed: left out)")
     show("A decorator around an empty function; ours in memory, without a span", ours, rows)
+    with ExitStack() as stack:
+        provider = with_spans(stack)
+        bare = provider.get_tracer("bench")
+        attributes = {f"genops.key{number}": "value" for number in range(7)}
+
+        @governed(team="a", project="p")
+        def ours_spanned() -> None:
+            pass
+
+        def bare_span() -> None:
+            with bare.start_as_current_span("empty", attributes=attributes):
+                pass
+
+        with_span = Row("@governed(team, project), with an SDK span", best(ours_spanned))
+        rows.insert(0, Row("one bare SDK span, 7 attributes", best(bare_span)))
+    show("The same; ours with a span", with_span, rows)
     assert ours.microseconds > 0
