@@ -359,7 +359,8 @@ def say_inexact(runtime: Runtime, charge: Charge | None, prediction: Prediction,
             advice = (
                 "Flowise reports no usage for classic flows. It does without streaming, on request: "
                 f'predict_flow({name!r}, …, metering="evaluation"), or '
-                f"genops-ctx run {name!r} QUESTION --metering evaluation. To have it arrive, streaming too: "
+                f"genops-ctx run {name!r} QUESTION --metering evaluation. "
+                "Or have its usage traced, streaming too: "
                 f"genops-ctx flows meter {name!r} --via langfuse (or gateway)"
             )
         runtime.say_once("the cost of flow %r is estimated: %s", name, advice)
