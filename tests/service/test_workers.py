@@ -118,7 +118,7 @@ def test_a_killed_worker_loses_no_reservation_and_the_others_go_on(
         with ThreadPoolExecutor(8) as pool:
             slow = [pool.submit(call, 1.5) for _ in range(8)]
             time.sleep(0.7)
-            victims = service.pids()[:2]
+            victims = service.pids()[:3]
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
             lost = [one.result() for one in slow].count(0)
@@ -127,14 +127,16 @@ def test_a_killed_worker_loses_no_reservation_and_the_others_go_on(
             time.sleep(0.1)
         assert call(0) == 200
         service.stop()
-    store = open_store(service.environment["GENOPS_STORE"])
+    store = open_store(service.environment["GENOPS_STORE"], callers_clock=True)
     ledger = open_ledger(service.environment["GENOPS_LEDGER"])
     booked = {charge.operation for charge in ledger.charges()}
     (account,) = [one for key, one in store.accounts().items() if "team=help" in key]
     # What the killed had reserved stays reserved until it expires, and is booked as lost then.
-    assert (account.reserved > 0) == (lost > 0)
     losses = store.reap(time.time() + 3600)
-    assert len(losses) == lost
+    assert (account.reserved > 0) == bool(losses)
+    # One whose connection was not taken yet had nothing reserved; all that reached a model is accounted for.
+    assert len(losses) <= lost
+    assert len(booked) + len(losses) >= len(flowise.model.calls)
     assert not booked & {one.name.rpartition("#")[0] for one in losses}
     (account,) = [one for key, one in store.accounts().items() if "team=help" in key]
     assert account.reserved == 0
