@@ -412,10 +412,16 @@ def test_a_forked_process_listens_by_itself(server: RedisServer) -> None:
 
 
 def test_the_feed_stops_and_starts_with_its_store(peer: NewPeer) -> None:
+    def feeds() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "genops-breaker-feed"}
+
+    before = feeds()  # of stores that other tests have left open
     one = peer()
     listening(one)
+    own = feeds() - before
+    assert own
     one.close()
-    until(lambda: not any(thread.name == "genops-breaker-feed" for thread in threading.enumerate()))
+    until(lambda: not own & feeds())
     listening(one)
 
 
