@@ -169,10 +169,12 @@ class Gateway:
     # -- the rest -------------------------------------------------------------------------------
 
     async def _pass(self, request: Request, forwarded: Forwarded, body: bytes) -> Response:
+        from aiohttp import ClientError
+
         try:
-            reply = await self._ask(request, forwarded.path, body)
-            content = await reply.read()
-        except (TimeoutError, OSError) as error:
+            async with await self._ask(request, forwarded.path, body) as reply:
+                content = await reply.read()
+        except (TimeoutError, OSError, ClientError) as error:
             return _refused(_unreachable(error))
         return Response(content, reply.status, response_headers(reply.headers))
 

@@ -73,10 +73,12 @@ class Checks:
 
 
 async def _within(question: Any) -> bool:
+    from aiohttp import ClientError
+
     try:
         async with asyncio.timeout(SECONDS):
             answer = await question
-    except (TimeoutError, OSError, GovernanceError):
+    except (TimeoutError, OSError, ClientError, GovernanceError):
         return False
     return answer is not False
 

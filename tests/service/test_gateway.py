@@ -341,3 +341,17 @@ def test_health_tells_what_is_missing_and_liveness_asks_nobody(serve: Serve, flo
     assert requests.get(f"{alone}/health/ready", timeout=9).status_code == 503
     assert requests.get(f"{alone}/ready", timeout=9).status_code == 503
     assert requests.get(f"{alone}/health/live", timeout=9).status_code == 200
+
+
+def test_a_flowise_that_hangs_up_is_an_answer_and_no_fault_of_ours(serve: Serve, client: NewClient) -> None:
+    class HangsUp(RawServer):
+        def _serve(self, connection: socket.socket) -> None:
+            connection.recv(65536)
+            connection.close()
+
+    with HangsUp(lambda got: []) as raw:
+        service, headers = serve(raw.url), client()
+        assert requests.get(f"{service}/health", timeout=9).status_code == 503
+        assert requests.get(f"{service}/health/ready", timeout=9).status_code == 503
+        assert requests.get(f"{service}/api/v1/version", headers=headers, timeout=9).status_code == 502
+        assert predict(service, FLOW, headers).status_code == 502
