@@ -13,7 +13,7 @@ from .core.budget import Budget
 from .core.errors import ConfigurationError
 from .core.policy import Policy
 
-__all__ = ["CONFIG_NAME", "MODES", "Settings", "environment_attribution", "load_settings"]
+__all__ = ["CONFIG_NAME", "MODES", "Settings", "check_keys", "environment_attribution", "load_settings"]
 
 CONFIG_NAME = "genops.toml"
 """Read from the working directory unless ``GENOPS_CONFIG`` names another file."""
@@ -68,6 +68,8 @@ class Settings:
     """hosts that are told of attribution and trace, by ``baggage`` and ``traceparent``"""
     prices: str | None = None
     """path of a file of the user's own prices"""
+    service: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """the table ``[service]`` as it was read; the service checks it"""
     source: str = ""
     """the TOML file that was read, empty for none"""
 
@@ -158,8 +160,8 @@ def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
 def _from_document(document: Mapping[str, Any], source: str) -> Settings:
     flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
     top = {"mode", "store", "ledger", "prices"}
-    other = {"ledger_complete", "flowise", "attribution", "budget", "policy", "alerts"}
-    _known(document, top | other, "the file")
+    other = {"ledger_complete", "flowise", "attribution", "budget", "policy", "alerts", "service"}
+    check_keys(document, top | other, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
     given |= {"store": DEFAULT, "ledger": DEFAULT}
     given |= {name: _text(document, name) for name in top if name in document}
@@ -175,6 +177,7 @@ def _from_document(document: Mapping[str, Any], source: str) -> Settings:
         attribution=check_attribution(attribution, where="[attribution]"),
         budgets=tuple(_budget(table) for table in _tables(document, "budget")),
         policies=tuple(_policy(table) for table in _tables(document, "policy")),
+        service=_table(document, "service", None),
         source=source,
     )
 
@@ -183,7 +186,7 @@ _BUDGET_KEYS = {item.name for item in fields(Budget) if item.init}
 
 
 def _budget(table: Mapping[str, Any]) -> Budget:
-    _known(table, _BUDGET_KEYS, "[[budget]]")
+    check_keys(table, _BUDGET_KEYS, "[[budget]]")
     if "limit" not in table:
         raise ConfigurationError("[[budget]] needs a limit in dollars")
     given = dict(table)
@@ -196,7 +199,7 @@ _POLICY_KEYS = {item.name for item in fields(Policy) if item.init}
 
 
 def _policy(table: Mapping[str, Any]) -> Policy:
-    _known(table, _POLICY_KEYS, "[[policy]]")
+    check_keys(table, _POLICY_KEYS, "[[policy]]")
     if "name" not in table:
         raise ConfigurationError("[[policy]] needs a name")
     return Policy(**table)
@@ -207,7 +210,7 @@ def _table(document: Mapping[str, Any], name: str, known: set[str] | None) -> Ma
     if not isinstance(table, dict):
         raise ConfigurationError(f"{name} must be a table, [{name}]")
     if known is not None:
-        _known(table, known, f"[{name}]")
+        check_keys(table, known, f"[{name}]")
     return table
 
 
@@ -224,7 +227,8 @@ def _text(table: Mapping[str, Any], name: str) -> str:
     return str(table[name])
 
 
-def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Raises :class:`ConfigurationError` for a key that is not known, with the one that was meant."""
     for key in table:
         if key not in known:
             hint = near_miss(key, tuple(known))

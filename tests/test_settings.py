@@ -212,3 +212,14 @@ def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["", "+sentinel", "+cluster"])
 def test_every_kind_of_redis_url_is_a_store(base: str, kind: str) -> None:
     assert load_settings({"GENOPS_STORE": f"{base}{kind}://host/0"}, Path("/nowhere")).store.startswith(base)
+
+
+def test_the_table_of_the_service_is_handed_on_as_it_is(write, tmp_path):
+    write("[service]\nanything = 1\n")
+    assert load_settings({}, tmp_path).service == {"anything": 1}
+
+
+def test_the_service_is_a_table(write, tmp_path):
+    write("service = 1\n")
+    with pytest.raises(ConfigurationError, match=r"service must be a table, \[service\]"):
+        load_settings({}, tmp_path)

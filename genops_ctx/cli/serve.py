@@ -17,9 +17,9 @@ __all__ = ["serve"]
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 128))
 @click.option(
-    "--drain", default=110.0, show_default=True, help="Seconds that a stop waits for the calls in flight."
+    "--drain", type=click.FloatRange(0, 86_400), help="Seconds that a stop waits for calls in flight; 110."
 )
-def serve(host: str, port: int, workers: int, drain: float) -> None:
+def serve(host: str, port: int, workers: int, drain: float | None) -> None:
     """Serve Flowise's API to clients with keys of their own (`genops-ctx keys`).
 
     Flowise, store and ledger are those of the settings. Several workers need a store and a ledger that
@@ -32,9 +32,12 @@ def serve(host: str, port: int, workers: int, drain: float) -> None:
         raise ConfigurationError(
             "genops-ctx serve needs FastAPI and uvicorn: pip install 'genops_ctx[service]'"
         ) from error
+    from ..service.configuration import ServiceSettings
     from ..settings import load_settings
 
     settings = load_settings()
+    if drain is None:
+        drain = ServiceSettings.of(settings.service).drain_seconds
     if workers > 1:
         for name, url in (("store", settings.store), ("ledger", settings.ledger)):
             if url.startswith("memory:"):

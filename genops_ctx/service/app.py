@@ -18,7 +18,8 @@ from ..runtime import get_runtime
 from ..settings import load_settings
 from .access import Access
 from .admin import admin_routes
-from .gateway import Bounds, Gateway
+from .configuration import ServiceSettings
+from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
 from .key_store import open_keys
 from .keys import KeyStore
@@ -28,17 +29,13 @@ __all__ = ["create_app"]
 
 log = logging.getLogger("genops_ctx")
 
-DRAIN_SECONDS = 110.0
-"""How long a worker that is told to stop waits for the calls in flight: Flowise may take 103 s."""
-
 
 def create_app(
     *,
     base_url: str | None = None,
     api_key: str | None = None,
     keys: KeyStore | str | None = None,
-    bounds: Bounds | None = None,
-    drain_seconds: float = DRAIN_SECONDS,
+    options: ServiceSettings | None = None,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The service as an ASGI application; what is not given comes from the settings.
@@ -46,18 +43,19 @@ def create_app(
     Args:
         base_url, api_key: of the one Flowise that requests go to.
         keys: where the keys of its clients are, as a URL or a store; beside the ledger unless given.
-        bounds: what a request may take.
-        drain_seconds: how long a worker that stops waits for its calls in flight.
+        options: what the table ``[service]`` would say.
         clock: epoch seconds, for the keys' expiry.
 
     Raises:
         ConfigurationError: a bad setting.
     """
     settings = load_settings()
+    if options is None:
+        options = ServiceSettings.of(settings.service)
     governor = Governor(base_url or settings.base_url, api_key or settings.api_key)
     store = open_keys(keys or settings.ledger) if keys is None or isinstance(keys, str) else keys
     access = Access(store, clock)
-    gateway = Gateway(governor, access, bounds)
+    gateway = Gateway(governor, access, options)
     checks = Checks(gateway)
 
     @asynccontextmanager
@@ -68,7 +66,7 @@ def create_app(
             yield
         finally:
             runtime.in_flight.close()
-            await asyncio.to_thread(runtime.in_flight.wait, drain_seconds)
+            await asyncio.to_thread(runtime.in_flight.wait, options.drain_seconds)
             await gateway.close()
             await asyncio.to_thread(runtime.tidy)
             store.close()

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +22,7 @@ from ..instrument.outcomes import failure_of
 from ..instrument.request_bodies import read_body
 from ..providers.errors import FlowiseNotFoundError
 from .access import Access, attribution_of, secret_of
+from .configuration import ServiceSettings
 from .forwarding import Forwarded, forwarded_path, request_headers, response_headers
 from .refusals import Refusal, refusal_of
 
@@ -32,32 +32,18 @@ if TYPE_CHECKING:
     from ..core.records import Charge
     from .keys import ClientKey
 
-__all__ = ["Bounds", "Gateway"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger("genops_ctx")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a request may take. Bytes, and seconds."""
-
-    request_bytes: int = 16 * 2**20
-    request_seconds: float = 30.0
-    """for the whole of a request's body to come"""
-    connect_seconds: float = 5.0
-    total_seconds: float = 150.0
-    """for Flowise's whole answer: it tries a failing model for 103 s"""
-    silent_seconds: float = 125.0
-    """without a byte of an answer; Flowise sends a heartbeat every 30 s once it streams"""
 
 
 class Gateway:
     """Passes requests of known clients on to one Flowise."""
 
-    def __init__(self, governor: Governor, access: Access, bounds: Bounds | None = None) -> None:
+    def __init__(self, governor: Governor, access: Access, settings: ServiceSettings) -> None:
         self._governor = governor
         self._access = access
-        self._bounds = bounds or Bounds()
+        self._settings = settings
         self._session: aiohttp.ClientSession | None = None
 
     async def ping(self) -> bool:
@@ -99,12 +85,12 @@ class Gateway:
         return await self._pass(request, forwarded, body)
 
     async def _body(self, request: Request) -> bytes:
-        most = self._bounds.request_bytes
+        most = self._settings.request_bytes
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > most:
             raise _TooLarge
         content = bytearray()
-        async with asyncio.timeout(self._bounds.request_seconds):
+        async with asyncio.timeout(self._settings.request_seconds):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > most:
@@ -194,12 +180,12 @@ class Gateway:
         if self._session is None:
             import aiohttp
 
-            bounds = self._bounds
+            settings = self._settings
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(
-                    total=bounds.total_seconds,
-                    sock_connect=bounds.connect_seconds,
-                    sock_read=bounds.silent_seconds,
+                    total=settings.total_seconds,
+                    sock_connect=settings.connect_seconds,
+                    sock_read=settings.silent_seconds,
                 ),
                 connector=aiohttp.TCPConnector(limit=0),
                 auto_decompress=False,

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from genops_ctx import Budget
-from genops_ctx.service.gateway import Bounds
+from genops_ctx.service.configuration import ServiceSettings
 from genops_ctx.service.key_store import MemoryKeys
 from genops_ctx.settings import Settings
 from genops_ctx.testing import FlowiseStandIn
@@ -250,9 +250,9 @@ def test_a_header_takes_nobody_elses_budget(
 def test_a_body_that_is_none_is_refused_unsent(
     serve: Serve, client: NewClient, body: bytes, status: int
 ) -> None:
-    bounds = Bounds(request_bytes=2000 if status == 413 else 2**20)
+    options = ServiceSettings(request_bytes=2000 if status == 413 else 2**20)
     with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
-        service = serve(raw.url, bounds=bounds)
+        service = serve(raw.url, options=options)
         answer = requests.post(f"{service}/api/v1/prediction/{FLOW}", data=body, headers=client(), timeout=20)
         assert answer.status_code == status
         assert answer.json()["success"] is False
@@ -261,7 +261,7 @@ def test_a_body_that_is_none_is_refused_unsent(
 
 def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve, client: NewClient) -> None:
     with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
-        service = serve(raw.url, bounds=Bounds(request_bytes=5000))
+        service = serve(raw.url, options=ServiceSettings(request_bytes=5000))
         chunks = (b"x" * 1000 for _ in range(100))
         answer = requests.post(
             f"{service}/api/v1/prediction/{FLOW}", data=chunks, headers=client(), timeout=20
@@ -271,7 +271,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve, client: Ne
 
 
 def test_a_body_that_comes_too_slowly(serve: Serve, client: NewClient) -> None:
-    service = serve("http://127.0.0.1:1", bounds=Bounds(request_seconds=0.3))
+    service = serve("http://127.0.0.1:1", options=ServiceSettings(request_seconds=0.3))
     headers = client()
     with socket.create_connection(service.removeprefix("http://").split(":"), 5) as line:  # type: ignore[arg-type]
         line.sendall(
@@ -295,7 +295,7 @@ def test_a_flowise_that_says_nothing_costs_a_bounded_time_and_is_booked(
     serve: Serve, client: NewClient, charges: Charges
 ) -> None:
     with RawServer(lambda got: [30.0]) as raw:
-        service = serve(raw.url, bounds=Bounds(total_seconds=0.5))
+        service = serve(raw.url, options=ServiceSettings(total_seconds=0.5))
         begun = time.monotonic()
         answer = predict(service, FLOW, client())
         assert answer.status_code == 504
