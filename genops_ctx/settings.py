@@ -12,6 +12,7 @@ from .core.attribution import ATTRIBUTION_KEYS, Attribution, check_attribution, 
 from .core.budget import Budget
 from .core.errors import ConfigurationError
 from .core.policy import Policy
+from .environment import redis_url, variable
 
 __all__ = ["CONFIG_NAME", "MODES", "Settings", "check_keys", "environment_attribution", "load_settings"]
 
@@ -116,16 +117,15 @@ def environment_attribution(environ: Mapping[str, str] | None = None) -> Attribu
 def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
     """Settings of the environment over those of the TOML file.
 
+    A store that neither names is that of ``REDIS_HOST`` where it is set, else the user's own file.
+
     Raises :class:`ConfigurationError` for a file that is named and missing, that is not TOML, or that
-    holds an unknown key or a bad value.
+    holds an unknown key or a bad value; and for a file of a secret that holds none.
     """
     env = os.environ if environ is None else environ
-    settings = _from_file(env, directory or Path())
-    given: dict[str, Any] = {
-        name: env[variable].strip()
-        for name, variable in _ENVIRONMENT.items()
-        if env.get(variable, "").strip()
-    }
+    said = {field: variable(name, env) for field, name in _ENVIRONMENT.items()}
+    given: dict[str, Any] = {field: value for field, value in said.items() if value}
+    settings = _from_file(env, directory or Path(), DEFAULT if said["store"] else redis_url(env) or DEFAULT)
     complete = env.get("GENOPS_LEDGER_COMPLETE", "").strip().lower()
     if complete:
         if complete not in _YES_OR_NO:
@@ -138,13 +138,13 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     return replace(settings, **given)
 
 
-def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
+def _from_file(env: Mapping[str, str], directory: Path, store: str) -> Settings:
     named = env.get("GENOPS_CONFIG", "").strip()
     path = Path(named) if named else directory / CONFIG_NAME
     if not path.is_file():
         if named:
             raise ConfigurationError(f"GENOPS_CONFIG names {named!r}, and there is no such file")
-        return Settings(store=DEFAULT, ledger=DEFAULT)
+        return Settings(store=store, ledger=DEFAULT)
     import tomllib
 
     try:
@@ -152,18 +152,18 @@ def _from_file(env: Mapping[str, str], directory: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     try:
-        return _from_document(document, str(path))
+        return _from_document(document, str(path), store)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
-def _from_document(document: Mapping[str, Any], source: str) -> Settings:
+def _from_document(document: Mapping[str, Any], source: str, store: str) -> Settings:
     flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
     top = {"mode", "store", "ledger", "prices"}
     other = {"ledger_complete", "flowise", "attribution", "budget", "policy", "alerts", "service"}
     check_keys(document, top | other, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}
-    given |= {"store": DEFAULT, "ledger": DEFAULT}
+    given |= {"store": store, "ledger": DEFAULT}
     given |= {name: _text(document, name) for name in top if name in document}
     if "ledger_complete" in document:
         if not isinstance(document["ledger_complete"], bool):

@@ -16,6 +16,7 @@ from genops_ctx.core.attribution import ATTRIBUTION_KEYS
 from genops_ctx.core.errors import GovernanceError
 from genops_ctx.core.outcomes import BOOKINGS
 from genops_ctx.core.records import CostSource, Exactness
+from genops_ctx.environment import SECRETS
 from genops_ctx.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +62,17 @@ def test_every_parameter_of_a_budget_is_in_the_reference() -> None:
 def test_every_variable_that_is_read_is_in_the_reference() -> None:
     """Those read by name; the attribution keys make the rest."""
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("genops_ctx/**/*.py"))
-    named = set(re.findall(r'"((?:GENOPS|FLOWISE)_[A-Z_]+)"', source))
+    named = set(re.findall(r'"((?:GENOPS|FLOWISE|REDIS)_[A-Z_]+)"', source))
     constants = {name for name in named if re.search(rf"^{name}\b", source, re.M)}
     wire = {"FLOWISE_CREDENTIAL_ID"}  # a key of Flowise's own, in its flow data
     read = named - constants - wire | {f"GENOPS_{key.upper()}" for key in ATTRIBUTION_KEYS}
-    assert set(re.findall(r"`((?:GENOPS|FLOWISE)_[A-Z_]+)`", section("Environment"))) == read
+    assert set(re.findall(r"`((?:GENOPS|FLOWISE|REDIS)_[A-Z_]+)`", section("Environment"))) == read
+
+
+def test_every_secret_that_may_be_in_a_file_is_in_the_reference() -> None:
+    sentence = re.search(r"It is there for (.*?):", section("Environment"), re.S)
+    assert sentence is not None
+    assert sorted(re.findall(r"`(\w+)`", sentence[1])) == sorted(SECRETS)
 
 
 def test_the_settings_file_of_the_reference_is_one(tmp_path: Path) -> None:

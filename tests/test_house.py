@@ -38,6 +38,7 @@ FLOORS = {
     "inflight": 2,
     "runtime": 2,
     "settings": 2,
+    "environment": 2,
     "telemetry": 2,
     # 3: options of entry points
     "resilience": 3,

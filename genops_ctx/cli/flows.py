@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..environment import variable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -112,7 +114,7 @@ def _rows(adapter: GenOpsFlowiseAdapter) -> Iterator[dict[str, Any]]:
 @click.option(
     "--receiver-key",
     metavar="KEY",
-    envvar="GENOPS_RECEIVER_KEY",
+    default=lambda: variable("GENOPS_RECEIVER_KEY") or None,
     help="The key that the receivers ask for; GENOPS_RECEIVER_KEY unless given.",
 )
 @click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.errors import ConfigurationError
+from ..environment import variable
 
 if TYPE_CHECKING:
     from ..providers.flowise_validation import ValidationResult
@@ -63,7 +64,7 @@ def init(
     environ = os.environ
     url = url or _ask("Flowise's address", environ.get("FLOWISE_BASE_URL") or "http://localhost:3000", yes)
     url = check_base_url(url)
-    key = check_api_key(key or environ.get("FLOWISE_API_KEY") or _ask_key(yes))
+    key = check_api_key(key or variable("FLOWISE_API_KEY", environ) or _ask_key(yes))
     _list_flows(validate_flowise_setup(url, key))
     team = team or _ask("Team that pays (empty for none)", environ.get("GENOPS_TEAM", ""), yes)
     project = project or _ask("Project (empty for none)", environ.get("GENOPS_PROJECT", ""), yes)

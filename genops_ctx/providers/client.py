@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..core.attribution import Attribution, check_attribution
 from ..core.errors import ConfigurationError
 from ..core.scope import ScopedBudget
+from ..environment import variable
 from ..pricing.plans import pricing_tier as check_pricing_tier
 from ..resilience.options import OPTIONS, Resilience
 from ..runtime import get_runtime
@@ -89,7 +90,7 @@ class FlowiseClient:
     ) -> None:
         settings = get_runtime().settings
         self.base_url = check_base_url(base_url or os.environ.get("FLOWISE_BASE_URL") or settings.base_url)
-        self.api_key = check_api_key(api_key or os.environ.get("FLOWISE_API_KEY") or settings.api_key)
+        self.api_key = check_api_key(api_key or variable("FLOWISE_API_KEY") or settings.api_key)
         given = {
             "team": team,
             "project": project,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigurationError, GovernanceError
+from ..environment import variable
 from .client import check_api_key
 from .flowise import GenOpsFlowiseAdapter
 from .metering_outlook import FlowOutlook
@@ -94,7 +95,7 @@ def validate_flowise_setup(
             ValidationIssue("base_url", "error", str(problem), "correct base_url= or FLOWISE_BASE_URL")
         )
     try:
-        key = check_api_key(api_key or os.environ.get("FLOWISE_API_KEY") or settings.api_key)
+        key = check_api_key(api_key or variable("FLOWISE_API_KEY") or settings.api_key)
     except ConfigurationError as problem:
         valid = False
         issues.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import socket
 import threading
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import ConfigurationError
+from ..environment import variable
 from ..runtime import Runtime, get_runtime
 from .exchange import answer
 from .langfuse import LangfuseReceiver
@@ -97,8 +97,8 @@ class Receivers:
     """A server for :class:`ReceiverApp` in a thread of this process; ``with`` starts and stops it.
 
     Args:
-        key: what exporters must know; else the environment's ``GENOPS_RECEIVER_KEY``, else made up
-            (:attr:`key` says it).
+        key: what exporters must know; else the environment's ``GENOPS_RECEIVER_KEY`` (or its file), else
+            made up (:attr:`key` says it).
         host: where to listen; loopback unless told.
         port: a free one unless given. After :meth:`stop`, :meth:`start` takes the same again.
         runtime, apps: as for :class:`ReceiverApp`.
@@ -116,7 +116,7 @@ class Receivers:
         runtime: Runtime | None = None,
         apps: Mapping[str, App] | None = None,
     ) -> None:
-        self.key = key or os.environ.get("GENOPS_RECEIVER_KEY") or secrets.token_urlsafe(24)
+        self.key = key or variable("GENOPS_RECEIVER_KEY") or secrets.token_urlsafe(24)
         self.host = host
         self.port = port
         self.app = ReceiverApp(self.key, runtime=runtime, apps=apps)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from ..core.errors import ConfigurationError
+from ..environment import read_secret
 from ..settings import check_keys
 
 __all__ = ["SecretSource", "ServiceSettings", "number", "secret_in"]
@@ -81,19 +81,11 @@ class SecretSource:
 
     def read(self, environ: Mapping[str, str] | None = None) -> str:
         """The secret. Raises :class:`ConfigurationError` where there is none."""
-        if self.variable:
-            found = (os.environ if environ is None else environ).get(self.variable, "").strip()
-            where = f"the environment variable {self.variable}"
-        else:
-            try:
-                found = Path(self.file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(
-                    f"the secret of {self.file!r} cannot be read ({type(error).__name__})"
-                ) from None
-            where = f"the file {self.file!r}"
+        if self.file:
+            return read_secret(self.file, "the settings file")
+        found = (os.environ if environ is None else environ).get(self.variable, "").strip()
         if not found:
-            raise ConfigurationError(f"{where} has no secret")
+            raise ConfigurationError(f"the environment variable {self.variable} has no secret")
         return found
 
 

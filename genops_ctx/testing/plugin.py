@@ -40,6 +40,7 @@ def genops_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
 
     for variable in ("GENOPS_STORE", "GENOPS_LEDGER"):
         monkeypatch.setenv(variable, "memory://")
+        monkeypatch.delenv(f"{variable}_FILE", raising=False)
     for variable in ("GENOPS_PRICES", "GENOPS_PRICE_DATA"):
         monkeypatch.setenv(variable, os.path.join(os.devnull, "none"))
     monkeypatch.setattr(catalogue, "_default", None)
