@@ -138,11 +138,10 @@ class Circuit(NamedTuple):
     """of probes in flight: id, and when it is void"""
     passed: int = 0
     """probes that succeeded"""
-
-    @property
-    def failures(self) -> int:
-        """In a row, as last recorded."""
-        return len(self.streak)
+    failures: int = 0
+    """in a row, as last recorded; those that opened it and failed probes too, until it closes"""
+    last_failure: int = 0
+    """when the last failure was recorded; 0 where there was none since a reset"""
 
 
 NEW_CIRCUIT = Circuit()
@@ -202,7 +201,7 @@ def record(circuit: Circuit, rule: BreakerRule, permit: Permit, outcome: Outcome
     if outcome is Outcome.IGNORED:
         return circuit._replace(permits=rest)
     if outcome is Outcome.FAILURE:
-        return _become(circuit, CircuitState.OPEN, now)
+        return _become(_failed(circuit, circuit.failures + 1, now), CircuitState.OPEN, now)
     if circuit.passed + 1 >= rule.probes:
         return _become(circuit, CircuitState.CLOSED, now)
     return circuit._replace(permits=rest, passed=circuit.passed + 1)
@@ -215,7 +214,7 @@ def force_open(circuit: Circuit, now: int) -> Circuit:
 
 def reset(circuit: Circuit, now: int) -> Circuit:
     """Closed, with nothing counted."""
-    return _become(circuit, CircuitState.CLOSED, now)
+    return _become(circuit, CircuitState.CLOSED, now)._replace(last_failure=0)
 
 
 def state_at(circuit: Circuit, rule: BreakerRule, now: int) -> CircuitState:
@@ -235,17 +234,26 @@ def retry_after(circuit: Circuit, rule: BreakerRule, now: int) -> float | None:
 
 
 def _become(circuit: Circuit, state: CircuitState, now: int) -> Circuit:
-    return Circuit(state, max(circuit.version + 1, now), now)
+    failures = 0 if state is CircuitState.CLOSED else circuit.failures
+    changed = Circuit(state, max(circuit.version + 1, now), now)
+    return changed._replace(failures=failures, last_failure=circuit.last_failure)
+
+
+def _failed(circuit: Circuit, failures: int, now: int) -> Circuit:
+    return circuit._replace(failures=failures, last_failure=now)
 
 
 def _count(circuit: Circuit, rule: BreakerRule, outcome: Outcome, now: int) -> Circuit:
     failed = outcome is Outcome.FAILURE
+    before = circuit
+    circuit = _failed(circuit, circuit.failures + 1, now) if failed else circuit._replace(failures=0)
     streak = circuit.streak
     if rule.failures is not None:
         streak = ()
         if failed:
             recent = [at for at in circuit.streak if at > now - rule.window_micros]
             streak = (*recent, now)[-rule.failures :]
+            circuit = circuit._replace(failures=len(streak))
             if len(streak) >= rule.failures:
                 return _become(circuit, CircuitState.OPEN, now)
     parts = circuit.parts
@@ -255,9 +263,8 @@ def _count(circuit: Circuit, rule: BreakerRule, outcome: Outcome, now: int) -> C
         failures = sum(part[2] for part in parts)
         if calls >= rule.minimum_calls and failures >= rule.rate * calls:
             return _become(circuit, CircuitState.OPEN, now)
-    if streak == circuit.streak and parts == circuit.parts:
-        return circuit
-    return circuit._replace(streak=streak, parts=parts)
+    changed = circuit._replace(streak=streak, parts=parts)
+    return before if changed == before else changed
 
 
 def _with_call(

@@ -227,8 +227,14 @@ class CircuitBreaker:
 
     @property
     def failure_count(self) -> int:
-        """Failures in a row."""
+        """Failures in a row; of an open one, those that opened it and the probes that failed since."""
         return self.circuit().failures
+
+    @property
+    def last_failure_at(self) -> float | None:
+        """Epoch seconds of the last failure, over all processes; None where there was none since a reset."""
+        at = self.circuit().last_failure
+        return at / MICROS if at else None
 
     @property
     def retry_after(self) -> float | None:

@@ -104,7 +104,7 @@ class RedisBreakers:
 
 
 def _circuit(fields: list[Any]) -> Circuit:
-    state, version, since, forced, streak, parts, permits, passed = fields
+    state, version, since, forced, streak, parts, permits, *counts = fields
     return Circuit(
         CircuitState(state.decode()),
         version,
@@ -113,5 +113,5 @@ def _circuit(fields: list[Any]) -> Circuit:
         tuple(streak),
         tuple((number, calls, failures) for number, calls, failures in parts),
         tuple((name.decode(), until) for name, until in permits),
-        passed,
+        *counts,
     )

@@ -85,7 +85,7 @@ def _keep(connection: sqlite3.Connection, name: str, circuit: Circuit) -> None:
 
 
 def _circuit(text: str) -> Circuit:
-    state, version, since, forced, streak, parts, permits, passed = json.loads(text)
+    state, version, since, forced, streak, parts, permits, *counts = json.loads(text)
     return Circuit(
         CircuitState(state),
         version,
@@ -94,5 +94,5 @@ def _circuit(text: str) -> Circuit:
         tuple(streak),
         tuple((number, calls, failures) for number, calls, failures in parts),
         tuple((name, until) for name, until in permits),
-        passed,
+        *counts,
     )

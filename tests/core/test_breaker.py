@@ -252,3 +252,29 @@ def test_an_open_breaker_always_recovers(history: list[tuple[Outcome, int]], pro
         if isinstance(decision, Permit):
             circuit = record(circuit, rule, decision, OK, now)
     assert circuit.state is CircuitState.CLOSED
+
+
+def counted(circuit: Circuit) -> tuple[int, int]:
+    return circuit.failures, circuit.last_failure
+
+
+def test_an_open_circuit_still_says_how_often_and_when_it_failed() -> None:
+    assert counted(NEW_CIRCUIT) == (0, 0)
+    assert counted(after(BAD, BAD)) == (2, T + S)
+    assert counted(after(BAD, BAD, OK)) == (0, T + S), "a success ends the row, not the history"
+    assert counted(after(BAD, BAD, NONE)) == (2, T + S)
+    assert counted(opened()) == (3, T + 2 * S)
+    circuit, permit = half_open()
+    assert counted(circuit) == (3, T + 2 * S)
+    assert counted(record(circuit, RULE, permit, BAD, T + 33 * S)) == (4, T + 33 * S)
+    assert counted(record(circuit, RULE, permit, NONE, T + 33 * S)) == (3, T + 2 * S)
+    assert counted(record(circuit, RULE, permit, OK, T + 33 * S)) == (0, T + 2 * S)
+    assert counted(force_open(opened(), T + 9 * S)) == (3, T + 2 * S)
+    assert counted(reset(opened(), T + 9 * S)) == (0, 0)
+
+
+def test_failures_are_counted_as_the_rule_counts_them() -> None:
+    """Those older than the window do not count; by a rate alone, all in a row do."""
+    assert counted(after(BAD, BAD, BAD, gap=40 * S)) == (2, T + 80 * S)
+    rate = BreakerRule(failures=None, rate=1.0, minimum_calls=100)
+    assert counted(after(*[BAD] * 7, rate=rate)) == (7, T + 6 * S)

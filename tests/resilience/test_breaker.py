@@ -40,6 +40,7 @@ def test_it_opens_after_so_many_failures_and_recovers(clock: FixedClock) -> None
     assert breaker.call(lambda: 7) == 7  # a success ends the row
     assert breaker.failure_count == 0
     fail(breaker, requests.ConnectionError(), 3)
+    assert (breaker.failure_count, breaker.last_failure_at) == (3, clock())
     assert breaker.state is CircuitState.OPEN
     assert breaker.state == "open"
     assert breaker.is_open()

@@ -71,6 +71,24 @@ def test_an_operator_opens_and_resets(resilience: ResilienceStore) -> None:
     assert isinstance(store.admit("a", RULE, T + 1), Permit)
 
 
+def test_what_failed_is_known_while_it_is_open(resilience: ResilienceStore) -> None:
+    store = resilience.breakers
+
+    def counted() -> tuple[int, int]:
+        circuit = store.look("a")
+        return circuit.failures, circuit.last_failure - round(T * 1e6)
+
+    for at in (T, T + 1):
+        fail(store, "a", at)
+    assert counted() == (2, 1_000_000)
+    probe = store.admit("a", RULE, T + 31)
+    assert isinstance(probe, Permit)
+    store.record("a", RULE, probe, Outcome.FAILURE, T + 32)
+    assert counted() == (3, 32_000_000)
+    assert store.reset("a", T + 33).failures == 0
+    assert store.look("a").last_failure == 0
+
+
 def test_a_limit_admits_gives_back_and_says_when(resilience: ResilienceStore) -> None:
     store = resilience.limits
     tickets = [store.admit("user-1", LIMIT, T) for _ in range(5)]

@@ -1,9 +1,12 @@
 -- KEYS 1 circuit, 2 index of those that ever changed. ARGV 3 channel, 4 start of the event, 5 name
 -- A circuit is kept as a list of these fields; see core/breaker.py.
 local STATE, VERSION, SINCE, FORCED, STREAK, PARTS, PERMITS, PASSED = 1, 2, 3, 4, 5, 6, 7, 8
+local FAILURES, LAST_FAILURE = 9, 10
 local WEEK = 604800000
 local before = redis.call("GET", KEYS[1])
-local circuit = before and cmsgpack.unpack(before) or {"closed", 0, 0, 0, {}, {}, {}, 0}
+local circuit = before and cmsgpack.unpack(before) or {"closed", 0, 0, 0, {}, {}, {}, 0, 0, 0}
+-- One that an earlier release has kept has no count.
+circuit[FAILURES], circuit[LAST_FAILURE] = circuit[FAILURES] or 0, circuit[LAST_FAILURE] or 0
 
 local function keep()
   local forced = circuit[FORCED] == 1
@@ -15,7 +18,8 @@ end
 
 local function become(state, forced)
   local version = math.max(circuit[VERSION] + 1, now)
-  circuit = {state, version, now, forced or 0, {}, {}, {}, 0}
+  local failures = state == "closed" and 0 or circuit[FAILURES]
+  circuit = {state, version, now, forced or 0, {}, {}, {}, 0, failures, circuit[LAST_FAILURE]}
   redis.call("ZADD", KEYS[2], forced and "+inf" or string.format("%.0f", version), ARGV[5])
   redis.call("ZREMRANGEBYRANK", KEYS[2], 0, -100001)
   -- Whoever may not publish still has a breaker: peers then learn by asking.
@@ -23,6 +27,10 @@ local function become(state, forced)
     '%s"state":"%s","version":%.0f,"since":%.0f,"forced":%s}',
     ARGV[4], state, version, now, forced == 1 and "true" or "false"
   ))
+end
+
+local function failed(failures)
+  circuit[FAILURES], circuit[LAST_FAILURE] = failures, now
 end
 
 local function valid_permits()

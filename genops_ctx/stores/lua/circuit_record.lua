@@ -1,11 +1,16 @@
 -- ARGV 6 failures or "", 7 rate or "", 8 window, 9 minimum calls, 10 probes, 11 permit, 12 its version, 13 outcome
 local PARTS_OF_WINDOW = 10
 
-local function count(failed)
-  local changed = false
+local function count(is_failure)
+  local changed = is_failure or circuit[FAILURES] > 0
+  if is_failure then
+    failed(circuit[FAILURES] + 1)
+  else
+    circuit[FAILURES] = 0
+  end
   if ARGV[6] ~= "" then
     local most, recent = tonumber(ARGV[6]), {}
-    if failed then
+    if is_failure then
       for _, at in ipairs(circuit[STREAK]) do
         if at > now - tonumber(ARGV[8]) then
           recent[#recent + 1] = at
@@ -15,12 +20,13 @@ local function count(failed)
       while #recent > most do
         table.remove(recent, 1)
       end
+      circuit[FAILURES] = #recent
       if #recent >= most then
         become("open")
         return true
       end
     end
-    changed = failed or #circuit[STREAK] > 0
+    changed = changed or #circuit[STREAK] > 0
     circuit[STREAK] = recent
   end
   if ARGV[7] ~= "" then
@@ -37,7 +43,7 @@ local function count(failed)
       parts[#parts + 1] = last
     end
     last[2] = last[2] + 1
-    last[3] = last[3] + (failed and 1 or 0)
+    last[3] = last[3] + (is_failure and 1 or 0)
     local calls, failures = 0, 0
     for _, part in ipairs(parts) do
       calls, failures = calls + part[2], failures + part[3]
@@ -66,6 +72,7 @@ local function record(outcome)
   end
   circuit[PERMITS] = rest
   if outcome == "failure" then
+    failed(circuit[FAILURES] + 1)
     become("open")
   elseif outcome == "success" then
     circuit[PASSED] = circuit[PASSED] + 1

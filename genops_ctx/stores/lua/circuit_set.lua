@@ -2,7 +2,7 @@
 if ARGV[6] ~= "" then
   become(ARGV[6] == "closed" and "closed" or "open", ARGV[6] == "forced" and 1 or nil)
   if ARGV[6] == "closed" then
-    circuit[FORCED] = 0
+    circuit[FORCED], circuit[LAST_FAILURE] = 0, 0
   end
   keep()
 end
