@@ -73,5 +73,5 @@ def test_a_secret_is_read_where_it_is(tmp_path: Path) -> None:
     assert SecretSource(file=str(file)).read() == "hunter2"
     with pytest.raises(ConfigurationError, match="the environment variable KEY has no secret"):
         SecretSource(variable="KEY").read({})
-    with pytest.raises(ConfigurationError, match=r"cannot be read \(FileNotFoundError\)"):
+    with pytest.raises(ConfigurationError, match=r"cannot be read \(No such file or directory\)"):
         SecretSource(file=str(tmp_path / "none")).read()
