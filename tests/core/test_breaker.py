@@ -277,4 +277,4 @@ def test_failures_are_counted_as_the_rule_counts_them() -> None:
     """Those older than the window do not count; by a rate alone, all in a row do."""
     assert counted(after(BAD, BAD, BAD, gap=40 * S)) == (2, T + 80 * S)
     rate = BreakerRule(failures=None, rate=1.0, minimum_calls=100)
-    assert counted(after(*[BAD] * 7, rate=rate)) == (7, T + 6 * S)
+    assert counted(after(*[BAD] * 7, rule=rate)) == (7, T + 6 * S)
