@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from ..core.attribution import check_attribution
 from ..core.errors import ConfigurationError
-from .keys import ClientKey, KeyStore, is_valid, key_id_of
+from .keys import ClientKey, KeyStore, is_secret_of, is_valid, key_id_of
 
 __all__ = ["CALLERS_KEYS", "Access", "attribution_of", "secret_of"]
 
@@ -34,8 +34,21 @@ class Access:
 
         Raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer.
         """
+        key = await self._find(secret)
+        return key if secret and is_valid(key, secret, self._clock()) else None
+
+    async def origins_of(self, secret: str) -> tuple[str, ...] | None:
+        """Whose pages may read answers to a key, also that it is over; None for no key of ours.
+
+        Raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer.
+        """
+        key = await self._find(secret)
+        return key.origins if key and is_secret_of(key, secret, self._clock()) else None
+
+    async def _find(self, secret: str | None) -> ClientKey | None:
+        """The key whose id a secret begins with, unchecked."""
         key_id = key_id_of(secret) if secret else None
-        if secret is None or key_id is None:
+        if key_id is None:
             return None
         at, key = self._known.get(key_id, (0.0, None))
         now = time.monotonic()
@@ -45,7 +58,7 @@ class Access:
             self._known.move_to_end(key_id)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-        return key if is_valid(key, secret, self._clock()) else None
+        return key
 
     def forget(self) -> None:
         """Ask the store anew; after a key was changed here."""

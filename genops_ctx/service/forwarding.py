@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from ..receivers.upstreams import HOP_BY_HOP
 
-__all__ = ["Forwarded", "forwarded_path", "request_headers", "response_headers"]
+__all__ = ["Forwarded", "flow_in_query", "forwarded_path", "request_headers", "response_headers"]
 
 _ID = r"(?P<flow>[0-9A-Za-z][0-9A-Za-z_-]{0,63})"
 _PART = r"[0-9A-Za-z][0-9A-Za-z._@:-]{0,199}"
@@ -23,15 +23,16 @@ class Forwarded(NamedTuple):
     """A path below ``/api/v1/`` that is passed on."""
 
     kind: str
-    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing; ``open``
-    needs no key either, of Flowise or of ours: the official SDK asks it without one"""
+    """``prediction`` is governed; ``upsert`` may call embedding models; ``other`` costs nothing, nor does
+    ``file``, whose flow is in its query; ``open`` needs no key either, of Flowise or of ours: the official
+    SDK asks it without one"""
     path: str
     flow: str
     """the id that is in it, empty where there is none"""
 
 
-# What the widget, the official SDKs and curl users of a flow call. Reading or deleting stored messages is
-# not among them: with Flowise's own key those are everybody's.
+# What the widget, the official SDKs and curl users of a flow call. Reading or deleting stored messages or
+# leads is not among them: with Flowise's own key those are everybody's. Nor is speech, which is not metered.
 _PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
     (kind, method, re.compile(pattern + r"\Z"))
     for kind, method, pattern in (
@@ -42,10 +43,11 @@ _PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("other", "GET", rf"public-chatflows/{_ID}"),
         ("other", "POST", rf"feedback/{_ID}"),
         ("other", "PUT", rf"feedback/{_PART}"),
-        ("other", "GET", rf"leads/{_ID}"),
-        ("other", "POST", r"leads"),
+        ("other", "POST", r"leads/?"),  # the widget asks with the slash
         ("other", "POST", rf"attachments/{_ID}/{_PART}"),
         ("other", "PUT", rf"chatmessage/abort/{_ID}/{_PART}"),
+        ("file", "GET", r"get-upload-file"),
+        ("other", "GET", rf"node-icon/{_PART}"),
         ("open", "GET", r"ping"),
         ("other", "GET", r"version"),
     )
@@ -62,6 +64,14 @@ def forwarded_path(method: str, raw: str) -> Forwarded | None:
         if found is not None:
             return Forwarded(kind, path, found.groupdict().get("flow") or "")
     return None
+
+
+def flow_in_query(query: str) -> str | None:
+    """The flow that a stored file belongs to; None unless it is named once, in a form read one way only."""
+    named = [(name, value) for name, value in parse_qsl(query) if name.lower().startswith("chatflowid")]
+    if len(named) != 1 or named[0][0] != "chatflowId" or not re.fullmatch(_ID, named[0][1]):
+        return None
+    return named[0][1]
 
 
 _HOP_BY_HOP = frozenset(name.decode() for name in HOP_BY_HOP)

@@ -23,7 +23,7 @@ from ..instrument.request_bodies import read_body
 from ..providers.errors import FlowiseNotFoundError
 from .access import Access, attribution_of, secret_of
 from .configuration import ServiceSettings
-from .forwarding import Forwarded, forwarded_path, request_headers, response_headers
+from .forwarding import Forwarded, flow_in_query, forwarded_path, request_headers, response_headers
 from .refusals import Refusal, refusal_of
 
 if TYPE_CHECKING:
@@ -62,22 +62,27 @@ class Gateway:
         """What comes of a request below ``/api/v1/``."""
         forwarded = forwarded_path(request.method, path)
         if forwarded is None:
-            return _refused(Refusal(404, "not_passed_on", "There is nothing here.", {}))
+            return _refused(request, Refusal(404, "not_passed_on", "There is nothing here.", {}))
         if forwarded.kind == "open":
             return await self._pass(request, forwarded, b"")
         try:
             client = await self._access.client_of(secret_of(request.headers, path_key))
             if client is None:
-                return _refused(Refusal(401, "unauthorized", "A valid key is needed.", {}))
-            if forwarded.flow and not client.allows(forwarded.flow):
-                return _refused(Refusal(403, "flow", "This key is not for this flow.", {}))
+                return _refused(request, Refusal(401, "unauthorized", "A valid key is needed.", {}))
+            flow = forwarded.flow
+            if forwarded.kind == "file":
+                flow = flow_in_query(request.scope["query_string"].decode("latin-1")) or ""
+                if not flow:
+                    return _refused(request, Refusal(400, "bad_request", "Which flow's file?", {}))
+            if flow and not client.allows(flow):
+                return _refused(request, Refusal(403, "flow", "This key is not for this flow.", {}))
             body = await self._body(request)
         except GovernanceError as error:
-            return _refused(self._refusal(error))
+            return _refused(request, self._refusal(error))
         except _TooLarge:
-            return _refused(Refusal(413, "too_large", "The request is too large.", {}))
+            return _refused(request, Refusal(413, "too_large", "The request is too large.", {}))
         except TimeoutError:
-            return _refused(Refusal(408, "too_slow", "The request did not come in time.", {}))
+            return _refused(request, Refusal(408, "too_slow", "The request did not come in time.", {}))
         except ClientDisconnect:
             return Response(status_code=499)
         if forwarded.kind == "prediction":
@@ -107,15 +112,15 @@ class Gateway:
         streams = isinstance(fields, dict) and fields.get("streaming") in (True, "true")
         bad = _misread(kind, body, fields)
         if bad is not None:
-            return _refused(bad, streams)
+            return _refused(request, bad, streams)
         try:
             owner = attribution_of(client, request.headers)
             with governance_context(client.name, locked=tuple(client.attribution), **owner):
                 opened = await self._governor.open_async(forwarded.flow, fields, must_exist=streams)
         except FlowiseNotFoundError:
-            return _refused(Refusal(404, "no_such_flow", "There is no such flow.", {}), streams)
+            return _refused(request, Refusal(404, "no_such_flow", "There is no such flow.", {}), streams)
         except GovernanceError as error:
-            return _refused(self._refusal(error), streams)
+            return _refused(request, self._refusal(error), streams)
         return await self._send(request, opened, body, client, streams)
 
     async def _send(
@@ -130,7 +135,7 @@ class Gateway:
             meter.fail(failure_of(error), error)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            return _refused(_unreachable(error), streams)
+            return _refused(request, _unreachable(error), streams)
         meter.answered(reply.status, reply.headers)
         if reply.headers.get("content-type", "").startswith("text/event-stream"):
             headers = {
@@ -146,7 +151,7 @@ class Gateway:
             reply.close()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            return _refused(_unreachable(error), streams)
+            return _refused(request, _unreachable(error), streams)
         meter.feed(content)
         meter.end()
         headers = {**response_headers(reply.headers), **_cost_headers(meter.attempt.charge)}
@@ -161,13 +166,13 @@ class Gateway:
             async with await self._ask(request, forwarded.path, body) as reply:
                 content = await reply.read()
         except (TimeoutError, OSError, ClientError) as error:
-            return _refused(_unreachable(error))
+            return _refused(request, _unreachable(error))
         return Response(content, reply.status, response_headers(reply.headers))
 
     async def _ask(self, request: Request, path: str, body: bytes) -> aiohttp.ClientResponse:
         governor = self._governor
         url = f"{governor.base_url}/api/v1/{path}"
-        query = request.url.query
+        query = request.scope["query_string"].decode("latin-1")
         return await self._link().request(
             request.method,
             f"{url}?{query}" if query else url,
@@ -242,8 +247,11 @@ def _unreachable(error: BaseException) -> Refusal:
     return Refusal(502, "bad_gateway", "The service cannot be reached. Please try again.", {}, 5.0)
 
 
-def _refused(refusal: Refusal, streams: bool = False) -> Response:
-    if streams and refusal.status not in (400, 401, 404, 413):
+def _refused(request: Request, refusal: Refusal, streams: bool = False) -> Response:
+    """Refusals of streams are events. Those of the request itself are statuses, which programs expect; but
+    a widget, which accepts events only, shows people nothing else."""
+    widget = request.headers.get("accept", "").startswith("text/event-stream")
+    if widget or (streams and refusal.status not in (400, 401, 404, 413)):
         headers = {**refusal.headers(), "cache-control": "no-cache", "x-genops-refused": refusal.code}
         return Response(refusal.events(), 200, headers, "text/event-stream")
     return JSONResponse(refusal.body(), refusal.status, refusal.headers())

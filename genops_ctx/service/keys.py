@@ -19,7 +19,17 @@ from typing import Protocol
 from ..core.attribution import check_attribution
 from ..core.errors import ConfigurationError
 
-__all__ = ["ClientKey", "KeyStore", "Role", "digest_of", "is_valid", "key_id_of", "new_key", "rotated"]
+__all__ = [
+    "ClientKey",
+    "KeyStore",
+    "Role",
+    "digest_of",
+    "is_secret_of",
+    "is_valid",
+    "key_id_of",
+    "new_key",
+    "rotated",
+]
 
 _FORM = re.compile(r"gok_([0-9a-f]{12})_[A-Za-z0-9_-]{43}\Z")
 NAME_LENGTH = 100
@@ -135,14 +145,18 @@ def key_id_of(secret: str) -> str | None:
 
 def is_valid(key: ClientKey | None, secret: str, now: float) -> bool:
     """Whether the secret is this key's, and good at this time. As long for every wrong secret."""
+    owns = is_secret_of(key, secret, now)
+    if key is None or key.revoked_at is not None:
+        return False
+    return owns and (key.expires_at is None or now < key.expires_at)
+
+
+def is_secret_of(key: ClientKey | None, secret: str, now: float) -> bool:
+    """Whether the secret is this key's, though it may be over."""
     given = digest_of(secret)
     current = hmac.compare_digest(given, key.digest if key else _NOBODYS)
     earlier = hmac.compare_digest(given, (key.earlier_digest if key else "") or _NOBODYS)
-    if key is None or key.revoked_at is not None:
-        return False
-    if key.expires_at is not None and now >= key.expires_at:
-        return False
-    return current or (earlier and now < key.earlier_until)
+    return key is not None and (current or (earlier and now < key.earlier_until))
 
 
 _NOBODYS = "0" * 64

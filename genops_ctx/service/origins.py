@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from ..core.errors import StoreError
-from .access import Access
+from .access import CALLERS_KEYS, Access
+from .refusals import Refusal
 
 __all__ = ["OriginsMiddleware"]
 
@@ -24,6 +25,15 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
+}
+
+# A page may say whose question it is, by the widget's onRequest.
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, PUT",
+    "access-control-allow-headers": ", ".join(
+        ("content-type", *(f"x-genops-{name.replace('_', '-')}" for name in CALLERS_KEYS))
+    ),
+    "access-control-max-age": "600",
 }
 
 
@@ -45,25 +55,25 @@ class OriginsMiddleware:
             return
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        allowed = origin is not None and await self._allows(scope["path"], origin)
+        origins = await self._origins_of(scope["path"])
+        allowed = origins is not None and (origin is None or origin.lower() in origins)
+        answer: Callable[..., Awaitable[None]] = self._app
         if origin is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            answer = Response(status_code=204 if allowed else 403)
-            if allowed:
-                answer.headers["access-control-allow-methods"] = "GET, POST, PUT"
-                answer.headers["access-control-allow-headers"] = "content-type"
-                answer.headers["access-control-max-age"] = "600"
-            await answer(scope, receive, self._marked(send, origin, allowed))
-            return
-        await self._app(scope, receive, self._marked(send, origin, allowed))
+            answer = Response(status_code=204 if allowed else 403, headers=_PREFLIGHT if allowed else None)
+        elif origins is not None and not allowed:
+            # No page of this key's. Its answer could not be read there, but it would be paid for.
+            refusal = Refusal(403, "origin", "This chat is not for this page.", {})
+            answer = JSONResponse(refusal.body(), refusal.status)
+        await answer(scope, receive, self._marked(send, origin, allowed))
 
-    async def _allows(self, path: str, origin: str) -> bool:
-        before, _, _ = path.partition("/api/v1/")
-        secret = before[3:] if before.startswith("/k/") else ""
+    async def _origins_of(self, path: str) -> tuple[str, ...] | None:
+        """Of the key that is part of an address, where it is one."""
+        if not path.startswith("/k/"):
+            return None
         try:
-            key = await self._access.client_of(secret)
+            return await self._access.origins_of(path[3:].partition("/")[0])
         except StoreError:
-            return False
-        return key is not None and origin.lower() in key.origins
+            return None
 
     def _marked(
         self, send: Callable[[Message], Awaitable[None]], origin: str | None, allowed: bool
@@ -74,9 +84,12 @@ class OriginsMiddleware:
                 for name, value in _SECURITY.items():
                     headers.setdefault(name, value)
                 headers.add_vary_header("Origin")
+                if allowed:
+                    headers["cross-origin-resource-policy"] = "cross-origin"  # images have no origin
                 if allowed and origin is not None:
                     headers["access-control-allow-origin"] = origin
-                    headers["cross-origin-resource-policy"] = "cross-origin"
+                    for name in [name for name in headers if name.startswith("x-genops-")]:
+                        del headers[name]  # what a visitor's question cost is not the visitor's to know
             await send(message)
 
         return marked

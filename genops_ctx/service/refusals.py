@@ -1,11 +1,13 @@
 """How the service says no: to programs what it was and when to try again, to people nothing internal.
 
 The body has the shape of Flowise's own errors, so that clients of Flowise show its message; what a program
-needs is under ``error``. Where the client asked for a stream, it is told by an ``error`` event.
+needs is under ``error``, with the message again, since the chat widget looks for it there. Where the client
+asked for a stream, it is told by an ``error`` event.
 """
 
 from __future__ import annotations
 
+import calendar
 import json
 import math
 from dataclasses import dataclass
@@ -51,7 +53,7 @@ class Refusal:
             "success": False,
             "message": self.message,
             "stack": {},
-            "error": {"code": self.code, **self.details},
+            "error": {"code": self.code, "message": self.message, **self.details},
         }
 
     def headers(self) -> dict[str, str]:
@@ -83,7 +85,7 @@ def _budget(error: Any, now: float) -> Refusal:
         "budget": error.budget,
         "resets_at": None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
     }
-    when = "" if at is None else f" Please try again after {details['resets_at']}."
+    when = "" if at is None else f" Please try again after {_spelt(at)}."
     return Refusal(
         402,
         "budget_exceeded",
@@ -91,6 +93,12 @@ def _budget(error: Any, now: float) -> Refusal:
         details,
         None if at is None else max(at - now, 1.0),
     )
+
+
+def _spelt(at: float) -> str:
+    """A time for people: ``1 March 2026, 00:00 UTC``."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return f"{moment.day} {calendar.month_name[moment.month]} {moment:%Y, %H:%M} UTC"
 
 
 def _policy(error: Any, now: float) -> Refusal:

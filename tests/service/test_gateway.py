@@ -138,6 +138,10 @@ def test_other_endpoints_of_flowises_clients_pass(
         ("POST", "prediction/http:%2f%2fevil.example"),
         ("POST", "prediction/{flow}%00"),
         ("PUT", "prediction/{flow}"),
+        ("GET", "leads/{flow}"),
+        ("GET", "get-upload-file"),
+        ("GET", "get-upload-file?chatflowId={flow}&chatflowId[]={flow}&chatId=a&fileName=b"),
+        ("POST", "text-to-speech/generate"),
         ("GET", "credentials"),
         ("GET", "apikey"),
     ],
@@ -191,7 +195,31 @@ def test_a_page_uses_a_key_in_its_address_from_its_own_origin(
     answer = requests.post(url, json=HI, headers=ours, timeout=9)
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == "https://www.example.com"
-    assert "Access-Control-Allow-Origin" not in requests.post(url, json=HI, headers=other, timeout=9).headers
+    assert "X-GenOps-Cost" not in answer.headers
+    elsewhere = requests.post(url, json=HI, headers=other, timeout=9)
+    assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (403, "origin")
+    assert "Access-Control-Allow-Origin" not in elsewhere.headers
+    assert len(flowise.model.calls) == 1
+
+
+def test_a_file_of_a_chat_is_that_of_a_flow_of_the_key(serve: Serve, client: NewClient) -> None:
+    with RawServer(lambda got: [whole(b"{}")]) as raw:
+        service, headers = serve(raw.url), client(flows=(FLOW,))
+        file = f"{service}/api/v1/get-upload-file?chatId=a&fileName=b.png&chatflowId="
+        answer = requests.get(file + FLOW, headers=headers, timeout=9)
+        assert answer.status_code == 404  # the server's own, which knows no file
+        other = requests.get(file + FLOW.replace("2", "3"), headers=headers, timeout=9)
+        assert other.status_code == 403
+        assert [got.path for got in raw.requests] == [
+            f"/api/v1/get-upload-file?chatId=a&fileName=b.png&chatflowId={FLOW}"
+        ]
+
+
+def test_one_who_accepts_events_only_is_refused_by_one(serve: Serve) -> None:
+    answer = predict(serve("http://127.0.0.1:1"), FLOW, {"Accept": "text/event-stream"})
+    assert answer.status_code == 200
+    assert answer.headers["X-GenOps-Refused"] == "unauthorized"
+    assert json.loads(answer.text.split("\n")[1].removeprefix("data:"))["event"] == "error"
 
 
 # -- limits ---------------------------------------------------------------------------------------------
@@ -217,7 +245,7 @@ def test_a_budget_that_is_used_up_is_told_without_figures(
     assert streamed.headers["Content-Type"].startswith("text/event-stream")
     events = [json.loads(line[5:]) for line in streamed.text.split("\n") if line.startswith("data:")]
     assert [event["event"] for event in events] == ["error", "end"]
-    assert events[0]["data"] == body["message"]
+    assert events[0]["data"] == body["message"] == body["error"]["message"]
     assert predict(service, flow, client(attribution={"team": "search"})).status_code == 200
     assert len(flowise.model.calls) == 2
 
