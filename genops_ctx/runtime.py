@@ -269,6 +269,12 @@ class Runtime:
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
             self.corrections.tidy()
 
+    def close(self) -> None:
+        """Book what is left to be booked, and close store and ledger; a later use opens them again."""
+        self.abandoned.drain()
+        self.alerts.flush()
+        self.books.close()
+
 
 def _observed(budget: Budget) -> Budget:
     """As it is where budgets refuse nothing: neither what has no price nor what has no ceiling."""
@@ -326,9 +332,7 @@ def reset_runtime(runtime: Runtime | None = None) -> Runtime | None:
 def _at_exit() -> None:
     for runtime in (*_replaced, _runtime):
         if runtime is not None:
-            runtime.abandoned.drain()
-            runtime.alerts.flush()
-            runtime.books.close()
+            runtime.close()
 
 
 def configure(

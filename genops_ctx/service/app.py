@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from .._version import __version__
 from ..instrument.governor import Governor
-from ..runtime import get_runtime
+from ..runtime import Runtime, get_runtime
 from ..settings import load_settings
 from .access import Access
 from .admin import admin_routes
@@ -61,6 +61,7 @@ def create_app(
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         runtime = get_runtime()
+        await asyncio.to_thread(_warm_up, runtime)
         log.info("[Worker:%d] serving %s", os.getpid(), governor.base_url)
         try:
             yield
@@ -68,7 +69,9 @@ def create_app(
             runtime.in_flight.close()
             await asyncio.to_thread(runtime.in_flight.wait, options.drain_seconds)
             await gateway.close()
-            await asyncio.to_thread(runtime.tidy)
+            # Here, and not when the interpreter exits: uvicorn ends by the signal that it was sent, and
+            # what was handed to threads would never be booked.
+            await asyncio.to_thread(runtime.close)
             store.close()
             log.info("[Worker:%d] stopped", os.getpid())
 
@@ -126,3 +129,12 @@ def create_app(
         return report_of(await checks.found(), checks.uptime_seconds, draining=draining)
 
     return app
+
+
+def _warm_up(runtime: Runtime) -> None:
+    """Load the prices and ask store and ledger, so that no call pays for their start. Servers may be away.
+
+    Raises :class:`ConfigurationError` for a bad file of prices: better now than at each call.
+    """
+    _ = runtime.prices
+    runtime.tidy()
