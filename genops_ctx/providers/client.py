@@ -48,6 +48,7 @@ PARAMETERS = (
     "uploads",
     "humanInput",
     "form",
+    "parameters",
     "max_cost",
     "idempotency_key",
     "flow_id",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..instrument.auto import auto_instrument as auto_instrument
     from ..instrument.auto import disable_auto_instrument as disable_auto_instrument
     from ..resilience import CircuitBreaker, QueryCache, RateLimiter, RetryConfig
+    from ..wire.model_parameters import ModelParameters
     from .budgets import BudgetEnforcedFlowiseAdapter as BudgetEnforcedFlowiseAdapter
     from .budgets import BudgetManager as BudgetManager
     from .budgets import FlowiseBudgetEnforcer as FlowiseBudgetEnforcer
@@ -134,6 +135,7 @@ class GenOpsFlowiseAdapter(PredictingClient):
         uploads: Sequence[Mapping[str, Any]] | None = None,
         humanInput: Mapping[str, Any] | None = None,
         form: Mapping[str, Any] | None = None,
+        parameters: ModelParameters | None = None,
         max_cost: Amount | None = None,
         idempotency_key: str | None = None,
         metering: str | None = None,
@@ -155,6 +157,9 @@ class GenOpsFlowiseAdapter(PredictingClient):
             history: turns of ``{"role": "user" | "assistant", "message": …}`` or Flowise's own shape.
             stream: True gives the events as they come.
             chatId, uploads, humanInput, form: as Flowise takes them.
+            parameters: system message, temperature and output limit of this call's models: see
+                :class:`~genops_ctx.providers.parameters.ModelParameters`. Refused where the flow would
+                ignore one.
             max_cost: dollars that the call can cost at most; set aside in every budget. Without it an
                 expected amount is set aside.
             idempotency_key: the operation's own key: once completed, it is not sent again.
@@ -186,6 +191,7 @@ class GenOpsFlowiseAdapter(PredictingClient):
             "uploads": uploads,
             "humanInput": humanInput,
             "form": form,
+            "parameters": parameters,
             "max_cost": max_cost,
             "idempotency_key": idempotency_key,
             "metering": metering,

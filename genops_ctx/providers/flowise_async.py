@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ..resilience import CircuitBreaker, QueryCache, RateLimiter, RetryConfig
+    from ..wire.model_parameters import ModelParameters
     from .async_sessions import Sessions
     from .async_streams import AsyncFlowiseStream
     from .async_transport import AsyncTransport
@@ -135,6 +136,7 @@ class AsyncFlowiseAdapter(PredictingClient):
         uploads: Sequence[Mapping[str, Any]] | None = None,
         humanInput: Mapping[str, Any] | None = None,
         form: Mapping[str, Any] | None = None,
+        parameters: ModelParameters | None = None,
         max_cost: Amount | None = None,
         idempotency_key: str | None = None,
         metering: str | None = None,
@@ -167,6 +169,7 @@ class AsyncFlowiseAdapter(PredictingClient):
             "uploads": uploads,
             "humanInput": humanInput,
             "form": form,
+            "parameters": parameters,
             "max_cost": max_cost,
             "idempotency_key": idempotency_key,
             "metering": metering,

@@ -22,6 +22,7 @@ from .metering_routes import is_beyond
 
 if TYPE_CHECKING:
     from ..resilience.options import Resilience
+    from ..wire.model_parameters import ModelParameters
 
 __all__ = ["Asked", "Prediction"]
 
@@ -50,6 +51,8 @@ class Asked:
     """rate limits and breakers before it"""
     overrides_needed: bool = False
     """a flow that ignores overrides will not do"""
+    parameters: ModelParameters | None = None
+    """which the flow has to take"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from .flow_models import models_of
 from .flows import Flow
 from .http_effects import Fetch, HttpStory, Post, Receive, Reply, is_event_stream, redirect_problem
 from .metering_routes import body_for, routes_of
+from .parameters import check_parameters, with_parameters
 from .prediction import Asked, Prediction
 from .transport import Limits
 
@@ -93,6 +94,7 @@ class PredictingClient(FlowiseClient):
         timeout: object = None,
         guarded_by: Resilience | None = None,
         overrides_needed: bool = False,
+        parameters: object = None,
         **attribution: object,
     ) -> HttpStory[FlowiseAnswer | OpenStream]:
         """The arguments are those of ``predict_flow()``.
@@ -131,6 +133,7 @@ class PredictingClient(FlowiseClient):
             key=idempotency_key,
             guarded_by=guarded_by,
             overrides_needed=overrides_needed,
+            parameters=check_parameters(parameters),
         )
         # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
         current = Exchange(limits.total)
@@ -164,6 +167,9 @@ class PredictingClient(FlowiseClient):
         # An id of our own, where the caller has none, finds the execution record of a failed run.
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
         override: Mapping[str, Any] = body.get("overrideConfig", {})
+        if asked.parameters is not None:
+            changed = with_parameters(flow.name, definition, asked.parameters, override)
+            body["overrideConfig"], definition = changed
         shared = "chatId" in body or bool(override.get("sessionId"))
         running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.

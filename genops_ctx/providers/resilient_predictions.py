@@ -161,7 +161,7 @@ def _key(
     tenant = [attribution.get(key) for key in cache.by]
     flow = arguments.get("chatflow_id") or arguments.get("flow_id")
     session = arguments.get("sessionId") or arguments.get("session_id")
-    shaping = [arguments.get(name) for name in ("question", "overrideConfig", "history")]
+    shaping = [arguments.get(name) for name in ("question", "overrideConfig", "history", "parameters")]
     return cache.key(client.base_url, client.api_key or "", tenant, flow, session, *shaping)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from .model_parameters import Settable, settables_of
 from .shapes import decoded, items_of, label_of, object_of, text_of
 
 __all__ = [
@@ -73,6 +74,8 @@ class FlowDefinition:
     single_call: bool = False
     """each prediction makes exactly one model call, so one that is refused has billed nothing"""
     override_enabled: bool = False
+    settables: tuple[Settable, ...] = ()
+    """inputs that take a system message, a temperature or an output limit for one call"""
     exporters: tuple[str, ...] = ()
     """tracing exporters that are on, by Flowise's names (``langFuse``, ``phoenix`` …)"""
     through_gateway: bool = False
@@ -185,6 +188,7 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         dynamic_human_input_nodes=tuple(dynamic),
         single_call=_single_call(nodes, models, summarising),
         override_enabled=_override_enabled(flow),
+        settables=settables_of(nodes, used, flow.get("apiConfig")),
         exporters=_exporters(flow),
         through_gateway='"x-fw-msg"' in text_of(flow.get("flowData")).replace("\\", ""),
         protected=bool(text_of(flow.get("apikeyid")).strip()),

@@ -200,6 +200,15 @@ class FlowBuilder:
     def export_nowhere(self, flow_id: str) -> None:
         self._call("PUT", f"chatflows/{flow_id}", {"analytic": "{}", "apiConfig": "{}"})
 
+    def allow_overrides(self, flow_id: str, inputs: dict[str, list[str]]) -> None:
+        """Let predictions override inputs, by the label of their node."""
+        nodes = {
+            label: [{"name": name, "label": name, "type": "string", "enabled": True} for name in names]
+            for label, names in inputs.items()
+        }
+        api = {"overrideConfig": {"status": True, "nodes": nodes}}
+        self._call("PUT", f"chatflows/{flow_id}", {"apiConfig": json.dumps(api)})
+
     def forbid_overrides(self, flow_id: str) -> None:
         self._call("PUT", f"chatflows/{flow_id}", {"apiConfig": "{}"})
 
