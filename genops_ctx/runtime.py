@@ -170,7 +170,7 @@ class Runtime:
             asked = scope.budgets if mode == "enforce" else tuple(map(_observed, scope.budgets))
             known = _NOTHING_KNOWN
             if asked and (max_nanos is None or (scope.block_unpriced and mode == "enforce")):
-                known = self._forecast(name, forecast)
+                known = self.forecast(name, forecast)
             expectation = expected_amount(asked, known, max_nanos)
         operation, attempt, keyed, flags = named(idempotency_key)
         return Call(
@@ -197,7 +197,8 @@ class Runtime:
             else self.decisions.facts(name, flow, merged, now, context, models, question),
         )
 
-    def _forecast(self, name: str, forecast: Callable[[], Forecast]) -> Forecast:
+    def forecast(self, name: str, forecast: Callable[[], Forecast]) -> Forecast:
+        """What is known of a call of this name before it is made."""
         with self._costs_lock:
             earlier = tuple(self._costs.get(name, ()))
         return replace(forecast(), typical=percentile_99(earlier))

@@ -10,12 +10,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.booking import Report
 from ..core.outcomes import Outcome
 from ..providers.answers import book_at_exit
-from ..providers.errors import problem_error
+from ..providers.errors import FlowiseError, problem_error
 from ..providers.http_effects import redirect_problem
 from ..providers.prediction import Prediction
 from ..providers.prediction_story import say_inexact
@@ -52,6 +52,7 @@ class AnswerMeter:
         self._decode: Decode | None = None
         self._readable = True
         self._retries = 0
+        self._parsed: dict[str, Any] | Problem | None = None
         self._done = False
         self._process = os.getpid()
 
@@ -89,7 +90,10 @@ class AnswerMeter:
                 return
             for event in self._events.feed(data):
                 self._reader.feed(event)
-                if self._reader.error is not None or self._reader.ended:
+                if self._reader.error is not None:
+                    self.end(problem_error(self._reader.error, self._prediction.flow.name))
+                    return
+                if self._reader.ended:
                     self.end()
                     return
         except Exception as error:
@@ -116,10 +120,20 @@ class AnswerMeter:
 
     # -- how it ends ----------------------------------------------------------------------------
 
-    def end(self) -> None:
-        """The body is whole."""
+    def end(self, error: BaseException | None = None) -> None:
+        """The body is whole; ``error`` is what its caller makes of it."""
         if not self._done:
-            self._finish(self._whole)
+            self._finish(self._whole, error)
+
+    def problem(self) -> FlowiseError | None:
+        """The error that a whole body tells of, where it is no stream; nothing is booked by asking."""
+        parsed = self._answer() if self._reader is None and self._readable else None
+        return problem_error(parsed, self._prediction.flow.name) if isinstance(parsed, Problem) else None
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """A whole JSON answer, read; None for a stream, an error, or what cannot be read."""
+        return self._parsed if isinstance(self._parsed, dict) else None
 
     def close(self) -> None:
         """It is closed or dropped, perhaps before its end. Flowise runs on, so it is booked all the same."""
@@ -163,14 +177,19 @@ class AnswerMeter:
             return self._streamed(self._reader)
         if not self._readable:
             return self._unfinished(Outcome.TRUNCATED, (UNREADABLE,))
-        parsed = redirect_problem(self._status) or read_json_answer(
-            self._status, self._kind, self._headers, bytes(self._body)
-        )
+        parsed = self._answer()
         runtime = self.attempt.runtime
         if isinstance(parsed, Problem):
             outcome = problem_error(parsed, "").outcome
             return self._prediction.failed(outcome, parsed, None, runtime.prices, runtime.clock())
         return self._prediction.answered(parsed, runtime.prices, runtime.clock())
+
+    def _answer(self) -> dict[str, Any] | Problem:
+        if self._parsed is None:
+            self._parsed = redirect_problem(self._status) or read_json_answer(
+                self._status, self._kind, self._headers, bytes(self._body)
+            )
+        return self._parsed
 
     def _streamed(self, reader: StreamReader) -> Report:
         if reader.error is not None:

@@ -7,12 +7,14 @@ import random
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from ..core.attribution import check_attribution
 from ..core.effects import cut_off, drive_async
-from ..core.errors import BudgetExceeded, ConfigurationError
+from ..core.errors import BudgetExceeded, CallRefused, ConfigurationError
+from ..core.money import format_dollars
 from ..providers.client import PARAMETERS
 from ..providers.deadline import Exchange
 from ..providers.flowise import GenOpsFlowiseAdapter
@@ -25,7 +27,11 @@ from ..wire.requests import dump
 from .answer_meter import AnswerMeter
 from .request_bodies import asked_of
 
-__all__ = ["Governor", "Opened"]
+if TYPE_CHECKING:
+    from ..providers.prediction import Asked, Prediction
+    from ..resilience.options import Resilience
+
+__all__ = ["AboveMaximum", "Governor", "Opened", "Terms"]
 
 T = TypeVar("T")
 
@@ -35,6 +41,27 @@ LOOK_UP = Limits(connect=1.0, total=2.0)
 DEADLINE = 600.0
 """Seconds after which, and 30 of grace, a call is taken for lost and booked at its reservation; its end
 corrects that. The call itself has the deadline that its own code gives it."""
+
+
+class Terms(NamedTuple):
+    """What a call is admitted on, besides what its body says."""
+
+    key: str | None = None
+    """its idempotency key"""
+    at_most: int | None = None
+    """nano-dollars that it may cost, said by somebody who may lie: it can forbid the call and set more aside
+    for it, never less than a call of its flow is likely to cost"""
+    guarded_by: Resilience | None = None
+    """rate limits and breakers"""
+    deadline: float = DEADLINE
+    """seconds that it takes at most"""
+
+
+_NO_TERMS = Terms()
+
+
+class AboveMaximum(CallRefused):
+    """The call is likely to cost more than its caller allows. Nothing was sent."""
 
 
 class Opened(NamedTuple):
@@ -73,12 +100,17 @@ class Governor(GenOpsFlowiseAdapter):
         return self._run(self._open(runtime, flow, fields), runtime)
 
     async def open_async(
-        self, flow: str, fields: dict[str, Any] | None, *, must_exist: bool = False
+        self,
+        flow: str,
+        fields: dict[str, Any] | None,
+        *,
+        must_exist: bool = False,
+        terms: Terms = _NO_TERMS,
     ) -> Opened:
         """As :meth:`open`; a look-up is awaited, and so are stores and ledgers on servers.
 
         With ``must_exist`` a flow that Flowise says it has not raises :class:`FlowiseNotFoundError`: a
-        streamed call of one is never answered.
+        streamed call of one is never answered. Raises :class:`AboveMaximum` too, where there are terms.
         """
         runtime = get_runtime()
 
@@ -94,7 +126,9 @@ class Governor(GenOpsFlowiseAdapter):
             runtime.abandoned.watch()
             runtime.abandoned.put(partial(cut_off, unfinished, runtime.perform))
 
-        return await drive_async(self._open(runtime, flow, fields, must_exist=must_exist), perform, left)
+        return await drive_async(
+            self._open(runtime, flow, fields, must_exist=must_exist, terms=terms), perform, left
+        )
 
     def _open(
         self,
@@ -104,8 +138,11 @@ class Governor(GenOpsFlowiseAdapter):
         instead_of: Flow | None = None,
         *,
         must_exist: bool = False,
+        terms: Terms = _NO_TERMS,
     ) -> HttpStory[Opened]:
         asked = asked_of(fields, self.metering)
+        if terms is not _NO_TERMS:
+            asked = replace(asked, key=terms.key, guarded_by=terms.guarded_by)
         named, definition = Flow(flow, flow), None
         if _is_uuid(flow):
             named = Flow(flow.lower(), flow)
@@ -126,6 +163,9 @@ class Governor(GenOpsFlowiseAdapter):
         if session:
             defaults = {**defaults, **_attributed(session)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
+        if terms.at_most is not None:
+            max_nanos = self._allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
+            asked = replace(asked, max_nanos=max_nanos)
         try:
             attempt = yield from self._opened(
                 runtime,
@@ -133,7 +173,7 @@ class Governor(GenOpsFlowiseAdapter):
                 asked,
                 defaults,
                 override,
-                DEADLINE,
+                terms.deadline,
                 bounded=bounded,
                 degraded_from="" if instead_of is None else instead_of.name,
                 traced=self.sample_rate >= 1 or _sampled(self.sample_rate),
@@ -144,9 +184,31 @@ class Governor(GenOpsFlowiseAdapter):
             cheaper = yield from self._resolved(refusal.fallback, LOOK_UP.half_of(Exchange(LOOK_UP.total)))
             if cheaper.id == named.id:
                 raise
-            return (yield from self._open(runtime, cheaper.id, fields, instead_of=named))
+            return (yield from self._open(runtime, cheaper.id, fields, instead_of=named, terms=terms))
         meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
         return Opened(meter, named.id if instead_of is not None else flow, content)
+
+    def _allowed(
+        self, runtime: Runtime, prediction: Prediction, asked: Asked, at_most: int, *, bounded: bool
+    ) -> int | None:
+        """What to set aside where the caller says what the call may cost; None where nothing is known of it.
+
+        Raises :class:`AboveMaximum`.
+        """
+        known = runtime.forecast(
+            prediction.flow.name, lambda: self._expected(runtime, prediction, asked, bounded=bounded)
+        )
+        likely = known.typical if known.typical is not None else known.estimate
+        if known.ceiling is not None and (likely is None or known.ceiling < likely):
+            likely = known.ceiling
+        if likely is None or known.unpriced:
+            return None
+        if likely > at_most:
+            raise AboveMaximum(
+                f"a call of flow {prediction.flow.name!r} is likely to cost {format_dollars(likely)}, and "
+                f"its caller allows {format_dollars(at_most)}: nothing was sent"
+            )
+        return at_most
 
     def _defaults(self) -> dict[str, str]:
         """Its own attribution; checked again only once it was changed."""

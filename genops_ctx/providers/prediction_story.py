@@ -230,10 +230,6 @@ class PredictingClient(FlowiseClient):
         """Admit one prediction. ``bounded`` says that the model reads only the texts that are known."""
         definition, guard = prediction.definition, asked.guarded_by
 
-        def expected() -> Forecast:
-            found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
-            return found.with_fee(prediction.fees[0].nanos) if prediction.fees else found
-
         return opening(
             prediction.flow.name,
             flow=prediction.flow.id,
@@ -242,7 +238,7 @@ class PredictingClient(FlowiseClient):
             max_nanos=asked.max_nanos,
             idempotency_key=asked.key,
             deadline=deadline,
-            forecast=expected,
+            forecast=lambda: self._expected(runtime, prediction, asked, bounded=bounded),
             server=_server(self.base_url),
             runtime=runtime,
             own=self._budgets,
@@ -252,6 +248,12 @@ class PredictingClient(FlowiseClient):
             guards=None if guard is None else guard.guards(f"{self.base_url}/{prediction.flow.id}"),
             traced=traced,
         )
+
+    def _expected(self, runtime: Runtime, prediction: Prediction, asked: Asked, *, bounded: bool) -> Forecast:
+        """What it will probably cost."""
+        definition = prediction.definition
+        found = forecast(definition, asked.texts, runtime.prices, runtime.clock(), bounded=bounded)
+        return found.with_fee(prediction.fees[0].nanos) if prediction.fees else found
 
     def _send(
         self, post: Post, prediction: Prediction, asked: Asked

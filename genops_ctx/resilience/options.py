@@ -13,11 +13,10 @@ from .limits import AdaptiveRateLimiter, limiters_of
 from .retry import retry_of
 
 if TYPE_CHECKING:
-    from ..core.ports import Breaker
+    from ..core.ports import Breaker, Limiter
     from .breaker import CircuitBreaker
     from .cache import QueryCache
     from .failover import Failover
-    from .limits import RateLimiter
     from .retry import RetryConfig
 
 __all__ = ["OPTIONS", "Resilience"]
@@ -31,7 +30,7 @@ class Resilience:
 
     retry: RetryConfig | None = None
     breaker: CircuitBreaker | None = None
-    limiters: tuple[RateLimiter, ...] = ()
+    limiters: tuple[Limiter, ...] = ()
     cache: QueryCache | None = None
     failover: Failover | None = None
 

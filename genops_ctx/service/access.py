@@ -7,18 +7,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
-from ..core.attribution import check_attribution
-from ..core.errors import ConfigurationError
 from .keys import ClientKey, KeyStore, is_secret_of, is_valid, key_id_of
 
-__all__ = ["CALLERS_KEYS", "Access", "attribution_of", "secret_of"]
+__all__ = ["Access", "secret_of"]
 
 REMEMBERED_SECONDS = 5.0
 """How long a key is used without asking the store again: a revoked one may go on for as long."""
 REMEMBERED = 10_000
-
-CALLERS_KEYS = ("user_id", "session_id", "feature")
-"""Attribution that a caller may say itself, by a header ``X-GenOps-User-Id`` …, where its key does not."""
 
 
 class Access:
@@ -71,12 +66,3 @@ def secret_of(headers: Mapping[str, str], path_key: str = "") -> str | None:
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     return headers.get("x-api-key", "").strip() or path_key or None
-
-
-def attribution_of(key: ClientKey, headers: Mapping[str, str]) -> dict[str, str]:
-    """What a call of this client belongs to. Raises :class:`ConfigurationError` for a bad header."""
-    said = {name: headers.get(f"x-genops-{name.replace('_', '-')}", "").strip() for name in CALLERS_KEYS}
-    for name, value in said.items():
-        if len(value) > 200:
-            raise ConfigurationError(f"the header of {name} is longer than 200 characters")
-    return {**check_attribution({k: v for k, v in said.items() if v}), **key.attribution}

@@ -5,16 +5,23 @@ One field for each key, one reader for each field. No secret is in it, only wher
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..core.errors import ConfigurationError
-from ..environment import read_secret
 from ..settings import check_keys
+from .resilience_settings import (
+    BreakerSettings,
+    CacheSettings,
+    FallbackSettings,
+    InstanceSettings,
+    RateSettings,
+    number,
+    whole,
+)
 
-__all__ = ["SecretSource", "ServiceSettings", "number", "secret_in"]
+__all__ = ["ServiceSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,28 @@ class ServiceSettings:
     """without a byte of an answer; Flowise sends a heartbeat every 30 s once it streams"""
     drain_seconds: float = 110.0
     """how long a worker that is told to stop waits for the calls in flight"""
+    retries: int = 0
+    """of calls that are proved to have cost nothing"""
+    usage: bool = False
+    """say in every answer what it used, also where the request does not ask for it"""
+    budget_headers: bool = True
+    """say in headers what the tightest budget leaves"""
+    breaker: BreakerSettings | None = None
+    rate_limit: tuple[RateSettings, ...] = ()
+    cache: CacheSettings | None = None
+    instance: tuple[InstanceSettings, ...] = ()
+    """further instances of Flowise, to fall back on"""
+    fallback: tuple[FallbackSettings, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = {instance.name for instance in self.instance}
+        for fallback in self.fallback:
+            for place in fallback.to:
+                if place.instance and place.instance not in names:
+                    raise ConfigurationError(
+                        f"fallback names the instance {place.instance!r}, and no [[service.instance]] "
+                        "has that name"
+                    )
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
@@ -42,21 +71,18 @@ class ServiceSettings:
             raise ConfigurationError(f"[service]: {error}") from None
 
 
-def number(name: str, value: object, least: float, most: float) -> float:
-    """A number within bounds. Raises :class:`ConfigurationError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ConfigurationError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
-    return float(value)
-
-
 def _seconds(name: str, value: object) -> float:
     return number(name, value, 0.1, 86_400)
 
 
 def _bytes(name: str, value: object) -> int:
-    if not isinstance(value, int):
-        raise ConfigurationError(f"{name} must be a whole number of bytes, not {value!r}")
-    return int(number(name, value, 1024, 2**30))
+    return whole(name, value, 1024, 2**30)
+
+
+def _yes_or_no(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be true or false, not {value!r}")
+    return value
 
 
 _READERS: Mapping[str, Callable[[str, object], Any]] = {
@@ -66,44 +92,12 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "total_seconds": _seconds,
     "silent_seconds": _seconds,
     "drain_seconds": lambda name, value: number(name, value, 0, 86_400),
+    "retries": lambda name, value: whole(name, value, 0, 10),
+    "usage": _yes_or_no,
+    "budget_headers": _yes_or_no,
+    "breaker": BreakerSettings.read,
+    "rate_limit": RateSettings.read_all,
+    "cache": CacheSettings.read,
+    "instance": InstanceSettings.read_all,
+    "fallback": FallbackSettings.read_all,
 }
-
-
-# -- secrets ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SecretSource:
-    """Where a secret is: an environment variable, or a file that holds nothing else."""
-
-    variable: str = ""
-    file: str = ""
-
-    def read(self, environ: Mapping[str, str] | None = None) -> str:
-        """The secret. Raises :class:`ConfigurationError` where there is none."""
-        if self.file:
-            return read_secret(self.file, "the settings file")
-        found = (os.environ if environ is None else environ).get(self.variable, "").strip()
-        if not found:
-            raise ConfigurationError(f"the environment variable {self.variable} has no secret")
-        return found
-
-
-def secret_in(table: Mapping[str, Any], name: str) -> SecretSource | None:
-    """What ``name_env`` or ``name_file`` of a table says; the keys' own check is the caller's.
-
-    Raises :class:`ConfigurationError` for both, for an empty one, and for a secret that is written there
-    itself.
-    """
-    if name in table:
-        raise ConfigurationError(
-            f"{name} must not be in the settings file: name the environment variable that has it by "
-            f"{name}_env, or its file by {name}_file"
-        )
-    said = {key: table[key] for key in (f"{name}_env", f"{name}_file") if key in table}
-    for key, value in said.items():
-        if not isinstance(value, str) or not value.strip():
-            raise ConfigurationError(f"{key} must be a string that is not empty")
-    if len(said) > 1:
-        raise ConfigurationError(f"say {name}_env or {name}_file, not both")
-    return SecretSource(said.get(f"{name}_env", ""), said.get(f"{name}_file", "")) if said else None

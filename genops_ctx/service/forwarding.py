@@ -87,6 +87,11 @@ _NOT_SENT = _HOP_BY_HOP | frozenset(
         "forwarded",
         "x-real-ip",
         "expect",
+        # Who is told of owners and traces is GENOPS_PROPAGATE_TO's to say.
+        "baggage",
+        "traceparent",
+        "tracestate",
+        "idempotency-key",
     }
 )
 _NOT_ANSWERED = _HOP_BY_HOP | frozenset(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,24 +16,26 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..core.context import governance_context
 from ..core.errors import GovernanceError
-from ..instrument.governor import Governor, Opened
-from ..instrument.outcomes import failure_of
+from ..core.money import dollars
+from ..instrument.governor import Governor
 from ..instrument.request_bodies import read_body
-from ..providers.errors import FlowiseNotFoundError
-from .access import Access, attribution_of, secret_of
+from ..instrument.tracing import outgoing_headers, remote_parent
+from ..providers.errors import FlowiseError
+from .access import Access, secret_of
+from .answering import budget_headers, cost_headers, passed, with_usage
+from .caller import attribution_of, wishes_of
 from .configuration import ServiceSettings
 from .forwarding import Forwarded, flow_in_query, forwarded_path, request_headers, response_headers
-from .refusals import Refusal, refusal_of
+from .instances import Instance, Instances
+from .refusals import Refusal, refusal_of, unreachable
+from .relay import Answer, Asking, Relay, Streaming
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from ..core.records import Charge
     from .keys import ClientKey
 
 __all__ = ["Gateway"]
-
-log = logging.getLogger("genops_ctx")
 
 
 class Gateway:
@@ -44,6 +45,7 @@ class Gateway:
         self._governor = governor
         self._access = access
         self._settings = settings
+        self._instances = Instances(governor, settings)
         self._session: aiohttp.ClientSession | None = None
 
     async def ping(self) -> bool:
@@ -115,47 +117,68 @@ class Gateway:
             return _refused(request, bad, streams)
         try:
             owner = attribution_of(client, request.headers)
-            with governance_context(client.name, locked=tuple(client.attribution), **owner):
-                opened = await self._governor.open_async(forwarded.flow, fields, must_exist=streams)
-        except FlowiseNotFoundError:
-            return _refused(request, Refusal(404, "no_such_flow", "There is no such flow.", {}), streams)
+            wishes = wishes_of(client, request.headers)
         except GovernanceError as error:
             return _refused(request, self._refusal(error), streams)
-        return await self._send(request, opened, body, client, streams)
+        asking = Asking(
+            forwarded.flow,
+            fields,
+            request.scope["query_string"].decode("latin-1"),
+            client.id,
+            owner,
+            streams,
+            wishes.key,
+            wishes.at_most,
+        )
 
-    async def _send(
-        self, request: Request, opened: Opened, body: bytes, client: ClientKey, streams: bool
-    ) -> Response:
-        meter = opened.meter
-        path = f"prediction/{opened.flow}"
+        async def send(to: Instance, path: str, content: bytes | None, left: float) -> aiohttp.ClientResponse:
+            return await self._ask(request, to.governor, path, body, content, left)
+
+        relay = Relay(asking, self._instances, self._settings, send)
         try:
-            with opened.sending("gateway"):
-                reply = await self._ask(request, path, body if opened.body is None else opened.body)
-        except BaseException as error:
-            meter.fail(failure_of(error), error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            return _refused(request, _unreachable(error), streams)
-        meter.answered(reply.status, reply.headers)
-        if reply.headers.get("content-type", "").startswith("text/event-stream"):
-            headers = {
-                **response_headers(reply.headers),
-                "cache-control": "no-cache",
-                "x-accel-buffering": "no",
+            with (
+                remote_parent(request.headers),
+                governance_context(client.name, locked=tuple(client.attribution), **owner),
+            ):
+                answer = await relay.run()
+        except Exception as error:
+            return await self._failed(request, error, relay, streams)
+        usage = (wishes.usage or self._settings.usage) and not client.origins  # no visitor's to know
+        return await self._told(answer, relay, usage=usage)
+
+    async def _told(self, answer: Answer | Streaming, relay: Relay, *, usage: bool) -> Response:
+        headers = {"x-genops-served-by": answer.place} if answer.place else {}
+        if self._settings.budget_headers:
+            headers |= await budget_headers(relay.asking.owner)
+        if isinstance(answer, Streaming):
+            headers |= response_headers(answer.reply.headers)
+            headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            content = passed(answer, relay.charges, usage=usage)
+            return StreamingResponse(content, answer.reply.status, headers)
+        if answer.cached:
+            headers |= {
+                "x-genops-cache": "hit",
+                "x-genops-cost": f"{dollars(0):f}",
+                "x-genops-exactness": "exact",
             }
-            return StreamingResponse(_passed(reply, meter), reply.status, headers)
-        try:
-            content = await reply.read()
-        except BaseException as error:
-            meter.fail(failure_of(error), error)
-            reply.close()
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            return _refused(request, _unreachable(error), streams)
-        meter.feed(content)
-        meter.end()
-        headers = {**response_headers(reply.headers), **_cost_headers(meter.attempt.charge)}
-        return Response(content, reply.status, headers)
+        if usage:
+            answer = with_usage(answer, relay.charges)
+        headers |= {**answer.headers, **cost_headers(relay.charges)}
+        return Response(answer.content, answer.status, headers)
+
+    async def _failed(self, request: Request, error: Exception, relay: Relay, streams: bool) -> Response:
+        """Flowise's own words where it had some; ours otherwise."""
+        from aiohttp import ClientError
+
+        if relay.failed is not None and isinstance(error, FlowiseError):
+            return await self._told(relay.failed, relay, usage=False)
+        if isinstance(error, GovernanceError):
+            refusal = self._refusal(error)
+        elif isinstance(error, OSError | ClientError):
+            refusal = unreachable(error)
+        else:
+            raise error
+        return _refused(request, refusal, streams, cost_headers(relay.charges))
 
     # -- the rest -------------------------------------------------------------------------------
 
@@ -163,35 +186,52 @@ class Gateway:
         from aiohttp import ClientError
 
         try:
-            async with await self._ask(request, forwarded.path, body) as reply:
+            async with await self._ask(request, self._governor, forwarded.path, body) as reply:
                 content = await reply.read()
         except (TimeoutError, OSError, ClientError) as error:
-            return _refused(request, _unreachable(error))
+            return _refused(request, unreachable(error))
         return Response(content, reply.status, response_headers(reply.headers))
 
-    async def _ask(self, request: Request, path: str, body: bytes) -> aiohttp.ClientResponse:
-        governor = self._governor
-        url = f"{governor.base_url}/api/v1/{path}"
+    async def _ask(
+        self,
+        request: Request,
+        to: Governor,
+        path: str,
+        body: bytes,
+        content: bytes | None = None,
+        left: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send it on; ``content`` is JSON to send instead of the client's own body."""
+        url = f"{to.base_url}/api/v1/{path}"
         query = request.scope["query_string"].decode("latin-1")
+        headers = request_headers(request.headers.items(), to.api_key)
+        headers |= outgoing_headers(url)
+        if content is not None:
+            headers["content-type"] = "application/json"
         return await self._link().request(
             request.method,
             f"{url}?{query}" if query else url,
-            data=body or None,
-            headers=request_headers(request.headers.items(), governor.api_key),
+            data=(body if content is None else content) or None,
+            headers=headers,
             allow_redirects=False,
+            timeout=self._timeout(left),
+        )
+
+    def _timeout(self, left: float | None) -> aiohttp.ClientTimeout:
+        import aiohttp
+
+        settings = self._settings
+        return aiohttp.ClientTimeout(
+            total=settings.total_seconds if left is None else left,
+            sock_connect=settings.connect_seconds,
+            sock_read=settings.silent_seconds,
         )
 
     def _link(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp
 
-            settings = self._settings
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(
-                    total=settings.total_seconds,
-                    sock_connect=settings.connect_seconds,
-                    sock_read=settings.silent_seconds,
-                ),
                 connector=aiohttp.TCPConnector(limit=0),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -203,24 +243,6 @@ class Gateway:
         from ..runtime import get_runtime
 
         return refusal_of(error, get_runtime().clock())
-
-
-async def _passed(reply: aiohttp.ClientResponse, meter: Any) -> AsyncIterator[bytes]:
-    """The bytes of a stream as they come; however it ends, the call is booked."""
-    try:
-        async for chunk in reply.content.iter_any():
-            meter.feed(chunk)
-            yield chunk
-        meter.end()
-    except (asyncio.CancelledError, GeneratorExit):
-        meter.close()
-        raise
-    except Exception as error:
-        meter.fail(failure_of(error), error)
-        refusal = _unreachable(error)
-        yield refusal.events()
-    finally:
-        reply.close()
 
 
 class _TooLarge(Exception):
@@ -240,24 +262,14 @@ def _misread(kind: str, body: bytes, fields: Mapping[str, Any] | None) -> Refusa
     return None
 
 
-def _unreachable(error: BaseException) -> Refusal:
-    if isinstance(error, TimeoutError):
-        return Refusal(504, "timeout", "The answer took too long. Please try again.", {}, 5.0)
-    log.warning("Flowise could not be asked (%s)", type(error).__name__)
-    return Refusal(502, "bad_gateway", "The service cannot be reached. Please try again.", {}, 5.0)
-
-
-def _refused(request: Request, refusal: Refusal, streams: bool = False) -> Response:
+def _refused(
+    request: Request, refusal: Refusal, streams: bool = False, more: Mapping[str, str] | None = None
+) -> Response:
     """Refusals of streams are events. Those of the request itself are statuses, which programs expect; but
     a widget, which accepts events only, shows people nothing else."""
     widget = request.headers.get("accept", "").startswith("text/event-stream")
+    headers = {**refusal.headers(), **(more or {})}
     if widget or (streams and refusal.status not in (400, 401, 404, 413)):
-        headers = {**refusal.headers(), "cache-control": "no-cache", "x-genops-refused": refusal.code}
+        headers |= {"cache-control": "no-cache", "x-genops-refused": refusal.code}
         return Response(refusal.events(), 200, headers, "text/event-stream")
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers())
-
-
-def _cost_headers(charge: Charge | None) -> dict[str, str]:
-    if charge is None:
-        return {}
-    return {"x-genops-cost": f"{charge.cost:f}", "x-genops-exactness": str(charge.exactness)}
+    return JSONResponse(refusal.body(), refusal.status, headers)

@@ -13,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 
 from ..core.errors import StoreError
-from .access import CALLERS_KEYS, Access
+from .access import Access
+from .caller import CALLERS_KEYS
 from .refusals import Refusal
 
 __all__ = ["OriginsMiddleware"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import logging
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ..core.errors import (
     CircuitOpen,
     ConfigurationError,
     GovernanceError,
+    LockedAttributeError,
     OperationInProgress,
     PolicyViolation,
     PriceUnknown,
@@ -29,9 +31,12 @@ from ..core.errors import (
     StoreError,
     StoreUnavailable,
 )
+from ..instrument.governor import AboveMaximum
+from ..providers.errors import FlowiseError, FlowiseNotFoundError
 
-__all__ = ["Refusal", "refusal_of"]
+__all__ = ["Refusal", "refusal_of", "unreachable"]
 
+log = logging.getLogger("genops_ctx")
 
 _BUSY = "The service is busy. Please try again in a moment."
 
@@ -78,6 +83,14 @@ def refusal_of(error: GovernanceError, now: float) -> Refusal:
     return Refusal(500, "internal", "Something went wrong on our side. Please try again later.", {})
 
 
+def unreachable(error: BaseException) -> Refusal:
+    """What a client is told where Flowise did not answer, or broke off."""
+    if isinstance(error, TimeoutError):
+        return Refusal(504, "timeout", "The answer took too long. Please try again.", {}, 5.0)
+    log.warning("Flowise could not be asked (%s)", type(error).__name__)
+    return Refusal(502, "bad_gateway", "The service cannot be reached. Please try again.", {}, 5.0)
+
+
 def _budget(error: Any, now: float) -> Refusal:
     resets_at = error.resets_at
     at = resets_at.timestamp() if isinstance(resets_at, datetime) else resets_at
@@ -99,6 +112,11 @@ def _spelt(at: float) -> str:
     """A time for people: ``1 March 2026, 00:00 UTC``."""
     moment = datetime.fromtimestamp(at, UTC)
     return f"{moment.day} {calendar.month_name[moment.month]} {moment:%Y, %H:%M} UTC"
+
+
+def _maximum(error: Any, now: float) -> Refusal:
+    message = "This request is likely to cost more than it allows."
+    return Refusal(402, "max_cost", message, {})
 
 
 def _policy(error: Any, now: float) -> Refusal:
@@ -137,8 +155,17 @@ def _misuse(error: Any, now: float) -> Refusal:
     return Refusal(400, "bad_request", "The request is not understood.", {})
 
 
+def _no_flow(error: Any, now: float) -> Refusal:
+    return Refusal(404, "no_such_flow", "There is no such flow.", {})
+
+
+def _flowise(error: Any, now: float) -> Refusal:
+    return unreachable(error)
+
+
 _KINDS: tuple[tuple[type[GovernanceError], Any], ...] = (
     (BudgetExceeded, _budget),
+    (AboveMaximum, _maximum),
     (PolicyViolation, _policy),
     (PriceUnknown, _price),
     (OperationInProgress, _running),
@@ -150,4 +177,7 @@ _KINDS: tuple[tuple[type[GovernanceError], Any], ...] = (
     (StoreError, _busy),
     (CallRefused, _refused),
     (ConfigurationError, _misuse),
+    (LockedAttributeError, _misuse),
+    (FlowiseNotFoundError, _no_flow),
+    (FlowiseError, _flowise),
 )

@@ -1,0 +1,115 @@
+"""What is added to Flowise's answers: headers, and to those who ask for it, what the call used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ..controls import Controls
+from ..core.errors import GovernanceError
+from ..core.money import dollars
+from ..handoff import is_remote
+from ..instrument.outcomes import failure_of
+from ..runtime import get_runtime
+from .refusals import unreachable
+from .relay import Streaming, cost_of
+
+if TYPE_CHECKING:
+    from ..core.records import Charge
+    from .relay import Answer
+
+__all__ = ["budget_headers", "cost_headers", "passed", "with_usage"]
+
+
+def cost_headers(charges: list[Charge]) -> dict[str, str]:
+    """What all tries cost together; nothing where none was booked."""
+    found = cost_of(charges)
+    if found is None:
+        return {}
+    return {"x-genops-cost": f"{found[0]:f}", "x-genops-exactness": found[1]}
+
+
+async def budget_headers(owner: Mapping[str, str]) -> dict[str, str]:
+    """What the tightest budget of this owner leaves, and when it begins anew; nothing where there is none."""
+    runtime = get_runtime()
+    if not runtime.settings.budgets or runtime.settings.mode == "off":
+        return {}
+
+    def rows() -> list[Any]:
+        controls = Controls(runtime.books.store, runtime.books.ledger, runtime.clock)
+        return controls.rows_of({**runtime.settings.attribution, **owner}, runtime.settings.budgets)
+
+    try:
+        found = await asyncio.to_thread(rows) if is_remote(runtime.books.store) else rows()
+    except GovernanceError:
+        return {}
+    left = [(0 if row.frozen else row.remaining, row.resets_at) for row in found if row.remaining is not None]
+    if not left:
+        return {}
+    remaining, resets_at = min(left, key=lambda one: (one[0], -(one[1] or 0.0)))
+    headers = {"x-genops-budget-remaining": f"{dollars(remaining):f}"}
+    if resets_at is not None:
+        headers["x-genops-budget-reset"] = datetime.fromtimestamp(resets_at, UTC).isoformat(
+            timespec="seconds"
+        )
+    return headers
+
+
+# -- what it used -------------------------------------------------------------------------------
+
+
+def usage_of(charges: Iterable[Charge]) -> dict[str, Any]:
+    """Cost and tokens of all tries together."""
+    every = list(charges)
+    found = cost_of(every)
+    lines = [line for charge in every for line in charge.lines if line.usage is not None]
+    return {
+        "cost_usd": None if found is None else f"{found[0]:f}",
+        "exactness": None if found is None else found[1],
+        "input_tokens": sum(line.usage.input_tokens for line in lines if line.usage),
+        "output_tokens": sum(line.usage.output_tokens for line in lines if line.usage),
+        "models": sorted({line.usage.model for line in lines if line.usage and line.usage.model}),
+    }
+
+
+def with_usage(answer: Answer, charges: list[Charge]) -> Answer:
+    """A JSON object with ``usage`` in it; anything else as it is."""
+    try:
+        value = json.loads(answer.content)
+    except ValueError:
+        return answer
+    if not isinstance(value, dict) or "usage" in value:
+        return answer
+    content = json.dumps({**value, "usage": usage_of(charges)}, ensure_ascii=False).encode()
+    return answer._replace(content=content)
+
+
+# -- streams ------------------------------------------------------------------------------------
+
+
+async def passed(opened: Streaming, earlier: list[Charge], *, usage: bool) -> AsyncIterator[bytes]:
+    """The bytes of a stream as they come; however it ends, the call is booked.
+
+    With ``usage`` an event of that name follows Flowise's last one.
+    """
+    reply, meter = opened.reply, opened.meter
+    try:
+        async for chunk in reply.content.iter_any():
+            meter.feed(chunk)
+            yield chunk
+        meter.end()
+        if usage:
+            charges = [*earlier, *filter(None, [meter.attempt.charge])]
+            event = {"event": "usage", "data": usage_of(charges)}
+            yield f"message:\ndata:{json.dumps(event)}\n\n".encode()
+    except (asyncio.CancelledError, GeneratorExit):
+        meter.close()
+        raise
+    except Exception as error:
+        meter.fail(failure_of(error), error)
+        yield unreachable(error).events()
+    finally:
+        reply.close()

@@ -1,0 +1,125 @@
+"""Each Flowise that the gateway sends to, with the rate limits, breaker and retries of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..instrument.governor import Governor
+from ..resilience.breaker import CircuitBreaker
+from ..resilience.cache import QueryCache
+from ..resilience.options import Resilience
+from ..resilience.retry import RetryConfig
+
+if TYPE_CHECKING:
+    from ..core.ports import Limiter, Turn
+    from .configuration import ServiceSettings
+    from .resilience_settings import BreakerSettings
+
+__all__ = ["Destination", "Instance", "Instances", "OfKey"]
+
+NAME = "service"
+"""Breakers, limits and caches of one name and store are one, so all workers share them."""
+
+
+class Instance(NamedTuple):
+    """One Flowise."""
+
+    name: str
+    """empty for the one of the settings"""
+    governor: Governor
+    resilience: Resilience | None
+
+
+class Destination(NamedTuple):
+    """A flow, and where it runs."""
+
+    instance: Instance
+    flow: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.instance.name}/{self.flow}" if self.instance.name else self.flow
+
+
+class Instances:
+    """The Flowise of the settings, those to fall back on, and what all of them have in common."""
+
+    def __init__(self, governor: Governor, settings: ServiceSettings) -> None:
+        limiters = tuple(rate.limiter(NAME) for rate in settings.rate_limit)
+        shared = Resilience(limiters=limiters)
+        self.main = Instance("", governor, _guarded(shared, settings.breaker, governor.base_url))
+        self._others = {}
+        for other in settings.instance:
+            key = None if other.api_key is None else other.api_key.read()
+            there = Governor(other.base_url, key)
+            self._others[other.name] = Instance(
+                other.name, there, _guarded(shared, settings.breaker, there.base_url)
+            )
+        self._fallbacks = {fallback.flow: fallback.to for fallback in settings.fallback}
+        self.retry: RetryConfig | None = None
+        if settings.retries:
+            # What may have been billed is never sent again: a caller who wants that sends it again itself.
+            self.retry = RetryConfig(
+                settings.retries,
+                base_delay=0.2,
+                max_delay=2.0,
+                jitter=0.2,
+                max_elapsed=10.0,
+                unpaid_only=True,
+            )
+        kept = settings.cache
+        self.cache = None
+        if kept is not None:
+            self.cache = QueryCache(kept.seconds, kept.answers, name=NAME, lease=settings.total_seconds)
+        self.cached = kept
+
+    @property
+    def limited(self) -> bool:
+        """Whether a call is anything but sent once to one place."""
+        return bool(self.retry or self.cache or self._fallbacks)
+
+    def destinations(self, flow: str) -> list[Destination]:
+        """Where calls of a flow go, the first one first."""
+        to = self._fallbacks.get(flow.lower(), self._fallbacks.get("*", ()))
+        others = (
+            Destination(self._others[place.instance] if place.instance else self.main, place.flow or flow)
+            for place in to
+        )
+        return [Destination(self.main, flow), *others]
+
+
+def _guarded(shared: Resilience, breaker: BreakerSettings | None, base_url: str) -> Resilience | None:
+    if breaker is not None:
+        shared = replace(
+            shared,
+            breaker=CircuitBreaker(
+                breaker.failures,
+                breaker.recovery_seconds,
+                window=breaker.window_seconds,
+                # A circuit for each flow, whose name says where it runs; or one for each Flowise.
+                per_target=breaker.of == "flow",
+                name=NAME if breaker.of == "flow" else f"{NAME} {base_url}",
+            ),
+        )
+    return shared if shared.breaker or shared.limiters else None
+
+
+@dataclass(frozen=True, slots=True)
+class OfKey:
+    """A limiter that knows the client's key too, as ``key``."""
+
+    limiter: Limiter
+    key: str
+
+    @property
+    def remote(self) -> bool:
+        """Its store is on a server."""
+        return bool(getattr(self.limiter, "remote", False))
+
+    def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
+        return self.limiter.take({**attribution, "key": self.key}, flow, now, patience)
+
+    def put_back(self, turn: Turn, now: float) -> None:
+        self.limiter.put_back(turn, now)
