@@ -13,6 +13,7 @@ import pytest
 from genops_ctx.core.errors import ConfigurationError
 from genops_ctx.service import create_app
 from genops_ctx.service.configuration import ServiceSettings
+from genops_ctx.service.resilience_settings import BreakerSettings, InstanceSettings, RateSettings
 from genops_ctx.service.secret_source import SecretSource, secret_in
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "service.md"
@@ -23,22 +24,58 @@ def test_an_empty_table_is_the_defaults() -> None:
 
 
 def test_the_document_shows_each_default() -> None:
-    (shown,) = re.findall(
-        r"^## Settings\n.*?```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S
+    usual, _ = shown()
+    assert ServiceSettings.of(usual) == ServiceSettings()
+
+
+def test_the_document_shows_each_key() -> None:
+    usual, more = shown()
+    assert usual.keys() | more.keys() == {field.name for field in fields(ServiceSettings)}
+    made = ServiceSettings.of(more)
+    assert made.breaker == BreakerSettings()
+    assert made.rate_limit == (RateSettings("60/minute", ("key",), 10, 2.0),)
+    assert made.instance == (
+        InstanceSettings("standby", "https://standby.internal", SecretSource(variable="STANDBY_FLOWISE_KEY")),
     )
-    table = tomllib.loads(shown)["service"]
-    assert ServiceSettings.of(table) == ServiceSettings()
-    assert set(table) == {field.name for field in fields(ServiceSettings)}
+
+
+def shown() -> list[dict[str, Any]]:
+    """The two tables of the document; its names of flows as ids."""
+    section = re.search(r"^## Settings\n(.*?)^## ", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
+    assert section is not None
+    blocks = re.findall(r"```toml\n(.*?)```", section[1], re.S)
+    return [tomllib.loads(re.sub("<([a-z]+)[a-z ]*>", r"\1-id", block))["service"] for block in blocks]
 
 
 @pytest.mark.parametrize(
     ("table", "told"),
     [
         ({"total_second": 3}, r"\[service\] has no key 'total_second'; did you mean 'total_seconds'\?"),
-        ({"colour": 3}, r"\[service\] has no key 'colour'; it takes connect_seconds"),
+        ({"colour": 3}, r"\[service\] has no key 'colour'; it takes breaker, budget_headers"),
         ({"total_seconds": "3"}, r"\[service\]: total_seconds must be a number from 0.1 to 86400, not '3'"),
         ({"total_seconds": True}, "not True"),
         ({"request_bytes": 1.5}, "request_bytes must be a whole number"),
+        ({"breaker": "yes"}, "breaker must be a table, not 'yes'"),
+        ({"breaker": {"of": "model"}}, "breaker.of must be flow or flowise"),
+        ({"breaker": {"failure": 3}}, "breaker has no key 'failure'; did you mean 'failures'"),
+        (
+            {"rate_limit": {"rate": "1/s"}},
+            r"rate_limit must be an array of tables, \[\[service.rate_limit\]\]",
+        ),
+        ({"rate_limit": [{"rate": "often"}]}, "rate_limit 'often' is not understood"),
+        ({"rate_limit": [{}]}, "rate_limit.rate must be a string"),
+        ({"cache": {}}, "cache.flows must name the flows"),
+        ({"cache": {"flows": ["../x"]}}, "cache.flows must be a flow's id"),
+        ({"retries": 99}, "retries must be a whole number from 0 to 10, not 99"),
+        ({"usage": 1}, "usage must be true or false"),
+        ({"instance": [{"name": "a", "base_url": "ftp://x"}]}, "base_url must be like"),
+        ({"instance": [{"name": "a", "base_url": "http://x", "api_key": "s"}]}, "api_key must not be in"),
+        ({"instance": [{"name": "A b", "base_url": "http://x"}]}, "instance.name must be of a-z"),
+        ({"instance": [{"name": "a", "base_url": "http://x"}] * 2}, "two instances have one name"),
+        ({"fallback": [{"flow": "a", "to": []}]}, "a list of one to five"),
+        ({"fallback": [{"flow": "a", "to": ["a"]}]}, "must name another flow, an instance, or both"),
+        ({"fallback": [{"flow": "a", "to": ["b"]}, {"flow": "A", "to": ["c"]}]}, "a flow has two of them"),
+        ({"fallback": [{"flow": "a", "to": [{"instance": "b"}]}]}, "names the instance 'b', and no"),
         ({"request_bytes": 3}, "from 1024 to 1073741824, not 3"),
     ],
 )
