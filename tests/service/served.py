@@ -48,8 +48,8 @@ class Served:
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "uvicorn", "genops_ctx.service:app", "--port", str(self.port)),
-                    *("--workers", str(self.workers), "--no-access-log"),
+                    *(sys.executable, "-m", "genops_ctx", "serve", "--port", str(self.port)),
+                    *("--workers", str(self.workers)),
                 ],
                 cwd=self.folder,
                 env=self.environment,
