@@ -18,6 +18,7 @@ from .sqlite import SQLiteLedger
 if TYPE_CHECKING:
     from ..core.ports import AccountStore, AuditEvent, Witness
     from ..core.records import Charge
+    from .tallies import Batch, Tally
     from .totals import Total
 
 __all__ = ["DefaultLedger", "default_ledger_path"]
@@ -105,6 +106,19 @@ class DefaultLedger:
     ) -> tuple[Total, ...]:
         """As :meth:`SQLiteLedger.totals`."""
         return self._ledger.totals(since, until, by, where)
+
+    def count_on(self, seconds: float) -> bool:
+        """As :meth:`SQLiteLedger.count_on`."""
+        return self._ledger.count_on(seconds)
+
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._ledger.tallies()
+
+    def tally(self, batch: Batch) -> None:
+        self._writable().tally(batch)
+
+    def active_sessions(self, since: float) -> int:
+        return self._ledger.active_sessions(since)
 
     def audit(self, event: AuditEvent) -> None:
         self._writable().audit(event)

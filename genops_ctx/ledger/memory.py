@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from ..core.ports import AuditEvent, Witness
 from ..core.process import ForkedLock
 from ..core.records import Charge
+from . import tallies
+from .tallies import Batch, Sums, Tally, session_of, tallied
 from .totals import Total, parse_query, scan
 
 __all__ = ["MemoryLedger"]
@@ -27,6 +30,9 @@ class MemoryLedger:
         self._unsettled: dict[str, Charge] = {}
         self._audits: deque[AuditEvent] = deque(maxlen=kept)
         self._witnesses: dict[str, Witness] = {}
+        self._sums = Sums(tallies.MOST_LABELS)
+        self._counted = 0
+        """how many of the charges, the first ones, are in the sums"""
         self.dropped = 0
         """charges that were pushed out by later ones"""
 
@@ -60,6 +66,10 @@ class MemoryLedger:
         del of_operation[0]
         if not of_operation:
             del self._of_operation[oldest.operation]
+        if self._counted:
+            self._counted -= 1
+        else:
+            self._sums.add(tallied(oldest))
         self.dropped += 1
 
     def totals(
@@ -71,6 +81,28 @@ class MemoryLedger:
     ) -> tuple[Total, ...]:
         """Sums over the charges it still holds that started in [``since``, ``until``), dearest first."""
         return scan(self.charges(), parse_query(since, until, by, where))
+
+    def count_on(self, seconds: float) -> bool:
+        """Bring the sums of :meth:`tallies` up to now."""
+        with self._lock:
+            for charge in islice(self._charges.values(), self._counted, None):
+                self._sums.add(tallied(charge))
+            self._counted = len(self._charges)
+        return True
+
+    def tallies(self) -> tuple[Tally, ...]:
+        """The sums that monitoring reads; of dropped charges too."""
+        with self._lock:
+            return tuple(Tally(labels, slot, counts) for (labels, slot), counts in self._sums.added.items())
+
+    def tally(self, batch: Batch) -> None:
+        """Count requests of which there is no charge."""
+        with self._lock:
+            self._sums.add(batch.added)
+
+    def active_sessions(self, since: float) -> int:
+        """How many conversations have a call of a flow that began then (epoch seconds) or later."""
+        return len({session_of(one) for one in self.charges() if one.started_at >= since} - {""})
 
     def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
         with self._lock:

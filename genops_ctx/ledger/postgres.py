@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.ports import AuditEvent, Witness
 from ..core.records import Charge
+from . import postgres_tallies
 from .postgres_connection import ANSWER_SECONDS, PostgresConnections
 from .postgres_rollups import SUMMED, totals
 from .postgres_schema import MIGRATIONS, SHARDS, plain, storable
 from .rollups import Series, sums_by_series
 from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charge_row, charges_of, line_rows
+from .tallies import Batch, Tally
 from .totals import Total, day_of, parse_query
 
 if TYPE_CHECKING:
@@ -181,6 +183,22 @@ class PostgresLedger:
         query = parse_query(since, until, by, where)
         return self._server.run(lambda connection: totals(connection, query, REPORT_SECONDS), REPORT_SECONDS)
 
+    def count_on(self, seconds: float) -> bool:
+        """Bring the sums of :meth:`tallies` up to now; False where that takes longer, and is to go on."""
+        return postgres_tallies.count_on(self._server.run, self._of_numbers, seconds)
+
+    def tallies(self) -> tuple[Tally, ...]:
+        """The sums that monitoring reads (:mod:`genops_ctx.ledger.tallies`), as far as it is counted."""
+        return self._server.run(postgres_tallies.tallies)
+
+    def tally(self, batch: Batch) -> None:
+        """Count requests of which there is no charge, once however often the batch is written."""
+        self._server.run(lambda connection: postgres_tallies.count_batch(connection, batch))
+
+    def active_sessions(self, since: float) -> int:
+        """How many conversations have a counted call of a flow that began then (epoch seconds) or later."""
+        return self._server.run(lambda connection: postgres_tallies.active_sessions(connection, since))
+
     def audit(self, event: AuditEvent) -> None:
         row = (event.at, event.action, event.subject, event.actor, event.reason, event.nanos, event.until)
         self._server.run(
@@ -216,10 +234,13 @@ class PostgresLedger:
             last = rows[-1][0]
         # A number is taken before its charge is there for others to see: some may have come meanwhile.
         for first in range(0, len(missing), PAGE):
-            yield from self._read(
-                f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq = ANY(%s) ORDER BY seq",
-                (missing[first : first + PAGE],),
-            )
+            yield from self._of_numbers(missing[first : first + PAGE])
+
+    def _of_numbers(self, numbers: Sequence[int]) -> tuple[Charge, ...]:
+        """Those of these charges that there are by now."""
+        return self._read(
+            f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq = ANY(%s) ORDER BY seq", (list(numbers),)
+        )
 
     def _read(self, statement: str, parameters: Sequence[object]) -> tuple[Charge, ...]:
         """The charges of a query for few of them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .postgres_tallies import make_tables
+
 if TYPE_CHECKING:
     from psycopg import Connection
 
@@ -129,7 +131,7 @@ def _conversations(connection: Connection[tuple[Any, ...]]) -> None:
         connection.execute(f"ALTER TABLE charges ADD COLUMN {column} text NOT NULL DEFAULT ''")
 
 
-MIGRATIONS = (_tables, _witnesses, _conversations)
+MIGRATIONS = (_tables, _witnesses, _conversations, make_tables)
 
 _MARK = "\x01"
 

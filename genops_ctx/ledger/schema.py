@@ -7,6 +7,7 @@ import sqlite3
 
 from .rollups import roll_up
 from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charges_of
+from .sqlite_tallies import make_tables
 
 __all__ = ["MIGRATIONS", "PART"]
 
@@ -161,4 +162,4 @@ def _conversations(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE charges ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS = (_charges_lines_audits, _rollups, _witnesses, _conversations)
+MIGRATIONS = (_charges_lines_audits, _rollups, _witnesses, _conversations, make_tables)

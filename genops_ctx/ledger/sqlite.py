@@ -12,6 +12,7 @@ from typing import Any
 from ..core.ports import AccountStore, AuditEvent, Witness
 from ..core.records import Charge
 from ..database import Database, open_database
+from . import sqlite_tallies
 from .rollups import Series, roll_up, totals
 from .rows import (
     CHARGE_COLUMNS,
@@ -22,6 +23,7 @@ from .rows import (
     without_surrogates,
 )
 from .schema import MIGRATIONS, PART
+from .tallies import Batch, Tally
 from .totals import Total, day_of, parse_query
 
 __all__ = ["SQLiteLedger"]
@@ -147,6 +149,23 @@ class SQLiteLedger:
         and user_id are counted line by line.
         """
         return totals(self.database, parse_query(since, until, by, where))
+
+    def count_on(self, seconds: float) -> bool:
+        """Bring the sums of :meth:`tallies` up to now; False where that takes longer, and is to go on."""
+        return sqlite_tallies.count_on(self.database, self._pages, seconds)
+
+    def tallies(self) -> tuple[Tally, ...]:
+        """The sums that monitoring reads (:mod:`genops_ctx.ledger.tallies`), as far as it is counted."""
+        return sqlite_tallies.tallies(self.database)
+
+    def tally(self, batch: Batch) -> None:
+        """Count requests of which there is no charge. A failure has counted nothing."""
+        with self.database as connection:
+            sqlite_tallies.count(connection, batch.added)
+
+    def active_sessions(self, since: float) -> int:
+        """How many conversations have a counted call of a flow that began then (epoch seconds) or later."""
+        return sqlite_tallies.active_sessions(self.database, since)
 
     def audit(self, event: AuditEvent) -> None:
         with self.database as connection:

@@ -277,9 +277,9 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(path: Path) -> No
         pass
     newer.close()
     ledger = SQLiteLedger(path)
-    with pytest.raises(ConfigurationError, match=r"has version 5, .* knows 4 at most; update"):
+    with pytest.raises(ConfigurationError, match=r"has version 6, .* knows 5 at most; update"):
         ledger.append(charge(line(5)))
-    with pytest.raises(ConfigurationError, match="version 5"):
+    with pytest.raises(ConfigurationError, match="version 6"):
         list(ledger.charges())
 
 
