@@ -87,7 +87,7 @@ class Attempt:
     def expect_evidence(self, ids: Sequence[str]) -> None:
         """Some route may show its model calls; ``ids`` are Flowise's of its chat and session."""
         admitted = self.admitted
-        self.runtime.corrections.expect(admitted.hold, self.context, ids, admitted.started_at)
+        self.runtime.corrections.expect(admitted.hold, self.context, ids, admitted.started_at, admitted.flow)
 
     def known_as(self, message_id: str) -> None:
         """Flowise's id of its answer, by which a route may tell of it."""

@@ -29,13 +29,15 @@ from .core.evidence import (
 )
 from .core.process import ForkedLock
 from .core.records import Charge, Exactness, Line, LineKind
+from .evidence.exports import Exports
 
 if TYPE_CHECKING:
     from .books import Books
     from .core.pending import Correctable
     from .core.ports import Clock, Prices
+    from .evidence.exports import Sink
 
-__all__ = ["HORIZON_SECONDS", "Corrections"]
+__all__ = ["HORIZON_SECONDS", "Attempted", "Corrections", "may_change"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -54,7 +56,9 @@ KEPT_TRACES = 100
 
 
 @dataclass(slots=True)
-class _Attempt:
+class Attempted:
+    """A call that evidence may correct, as far as it is known."""
+
     hold: str
     context: Correctable | None
     sessions: tuple[str, ...]
@@ -68,6 +72,7 @@ class _Attempt:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     """held while it is corrected"""
+    flow: str = ""
 
 
 @dataclass(slots=True)
@@ -81,6 +86,10 @@ class _Early:
 
 class Corrections:
     """The attempts of this process that evidence may still correct. Safe from any thread."""
+
+    kept = KEPT
+    settle = 0.0
+    """seconds that evidence waits before it is told by its session whose it is"""
 
     def __init__(
         self,
@@ -98,7 +107,7 @@ class Corrections:
         """the routes by which evidence can come to this process"""
         self._books, self._prices, self._clock, self._told = books, prices, clock, told
         self._lock = ForkedLock()
-        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._attempts: OrderedDict[str, Attempted] = OrderedDict()
         self._of_session: dict[str, list[str]] = {}
         self._early: OrderedDict[str, _Early] = OrderedDict()
         self._thread: tuple[int, threading.Thread] | None = None
@@ -106,29 +115,35 @@ class Corrections:
     # -- attempts ---------------------------------------------------------------------------------
 
     def expect(
-        self, hold: str, context: Correctable | None, sessions: Sequence[str], started_at: float
+        self,
+        hold: str,
+        context: Correctable | None,
+        sessions: Sequence[str],
+        started_at: float,
+        flow: str = "",
     ) -> None:
         """An attempt is about to be sent, of which a route may show the model calls."""
-        attempt = _Attempt(hold, context, tuple(dict.fromkeys(filter(None, sessions))), started_at)
+        named = tuple(dict.fromkeys(filter(None, sessions)))
+        attempt = Attempted(hold, context, named, started_at, flow=flow)
         with self._lock:
             self._attempts[hold] = attempt
             for session in attempt.sessions:
                 self._of_session.setdefault(session, []).append(hold)
-            dropped = [self._attempts.popitem(last=False)[1] for _ in range(len(self._attempts) - KEPT)]
+            dropped = [self._attempts.popitem(last=False)[1] for _ in range(len(self._attempts) - self.kept)]
             for one in dropped:
                 self._forget(one)
         for one in dropped:
             self._let_go(one)
 
-    def know(self, hold: str, name: str) -> None:
-        """An expected attempt has another id of Flowise's, such as that of its answer."""
+    def know(self, hold: str, name: str, *, answer: bool = True) -> None:
+        """An expected attempt has another id of Flowise's: of its answer, unless told otherwise."""
         if not name:
             return
         with self._lock:
             attempt = self._attempts.get(hold)
             if attempt is None or name in attempt.sessions:
                 return
-            attempt.answer = name
+            attempt.answer = name if answer else attempt.answer
             attempt.sessions = (*attempt.sessions, name)
             self._of_session.setdefault(name, []).append(hold)
             early = [item for item in self._early.items() if name in item[1].shown.sessions]
@@ -148,7 +163,7 @@ class Corrections:
                 self._forget(attempt)
                 return
             attempt.ended_at = charge.ended_at
-            attempt.pending = any(_may_change(line) for line in charge.lines)
+            attempt.pending = may_change(charge)
             if not attempt.answer:  # what may be of its answer need not wait for that any more
                 for early in self._early.values():
                     if not set(attempt.sessions).isdisjoint(early.shown.sessions):
@@ -186,11 +201,15 @@ class Corrections:
                 shown.evidence if known is None else merged(known, shown.evidence)
             )
             attempt.news = True
-        if attempt.ended_at is not None:
-            self._correct(attempt)
+        self._noted(attempt)
         return True
 
-    def _attempt_of(self, shown: Shown) -> _Attempt | None:
+    def _noted(self, attempt: Attempted) -> None:
+        """There is new evidence of it."""
+        if attempt.ended_at is not None:
+            self._correct(attempt)
+
+    def _attempt_of(self, shown: Shown) -> Attempted | None:
         """Whose it is; None where nobody in memory fits, or more than one does."""
         with self._lock:
             if shown.request:
@@ -203,7 +222,7 @@ class Corrections:
                     return fitting[0] if len(fitting) == 1 else None
         return None
 
-    def _booked_elsewhere(self, hold: str) -> _Attempt | None:
+    def _booked_elsewhere(self, hold: str) -> Attempted | None:
         """An attempt that only the ledger remembers: of another process, or of one before."""
         operation, _, number = hold.rpartition("#")
         if not operation or not number.isdigit() or len(hold) > 300:
@@ -211,7 +230,7 @@ class Corrections:
         charge = next((one for one in self._books.ledger.charges(operation) if one.id == hold), None)
         if charge is None or self._clock() - charge.ended_at > self.horizon:
             return None
-        attempt = _Attempt(hold, None, (), charge.started_at, charge.ended_at, pending=True)
+        attempt = Attempted(hold, None, (), charge.started_at, charge.ended_at, pending=True)
         with self._lock:
             attempt = self._attempts.setdefault(hold, attempt)
         self._watch()
@@ -221,7 +240,7 @@ class Corrections:
         now = self._clock()
         with self._lock:
             name = shown.evidence.id
-            early = self._early.setdefault(name, _Early(shown, now, now))
+            early = self._early.setdefault(name, _Early(shown, now, now + self.settle))
             known = early.shown
             early.shown = Shown(
                 merged(known.evidence, shown.evidence),
@@ -229,8 +248,9 @@ class Corrections:
                 shown.sessions or known.sessions,
                 known.started_at if shown.started_at is None else shown.started_at,
                 shown.answer or known.answer,
+                shown.flow or known.flow,
             )
-            while len(self._early) > KEPT:
+            while len(self._early) > self.kept:
                 self._early.popitem(last=False)
                 self.unmatched += 1
         self._watch()
@@ -254,7 +274,7 @@ class Corrections:
 
     # -- correcting -------------------------------------------------------------------------------
 
-    def _correct(self, attempt: _Attempt, *, final: bool = False) -> None:
+    def _correct(self, attempt: Attempted, *, final: bool = False) -> None:
         with self._lock:
             evidence = tuple(attempt.evidence.values())
             attempt.news = False
@@ -290,14 +310,24 @@ class Corrections:
         if whole:
             self._let_go(attempt)
 
-    def _let_go(self, attempt: _Attempt) -> None:
+    def _let_go(self, attempt: Attempted) -> None:
         """It is not waited for any more; evidence that still comes is taken until the horizon."""
         with self._lock:
             pending, attempt.pending = attempt.pending, False
         if pending and attempt.context is not None:
             attempt.context.expect_no_more(attempt.hold)
 
-    def _forget(self, attempt: _Attempt) -> None:
+    def sink(self, secret: str) -> Sink:
+        """Where receivers bring what they receive; ``secret`` is one that all receivers know."""
+        return Exports(self.take)
+
+    def begin(self) -> None:
+        """This process receives from now on."""
+
+    def end(self) -> None:
+        """It does not any more."""
+
+    def _forget(self, attempt: Attempted) -> None:
         for session in attempt.sessions:
             holds = self._of_session.get(session, [])
             if attempt.hold in holds:
@@ -351,18 +381,25 @@ class Corrections:
                     return
 
 
+def may_change(charge: Charge) -> bool:
+    """Whether evidence could correct it."""
+    return any(map(_may_change, charge.lines))
+
+
 def _may_change(line: Line) -> bool:
     return line.exactness is not Exactness.EXACT and line.kind is not LineKind.FEE and BEYOND not in line.note
 
 
-def _waits(attempt: _Attempt) -> bool:
+def _waits(attempt: Attempted) -> bool:
     """For evidence, or for a ledger that failed when there was some."""
     return attempt.pending or (attempt.news and attempt.ended_at is not None)
 
 
-def _fits(attempt: _Attempt, shown: Shown) -> bool:
+def _fits(attempt: Attempted, shown: Shown) -> bool:
     if shown.answer and shown.answer != attempt.answer and (attempt.answer or attempt.ended_at is None):
         return False  # of another answer, or it will turn out once this one's came
+    if shown.flow and attempt.flow and shown.flow.lower() != attempt.flow.lower():
+        return False
     at = shown.started_at
     if at is None:
         return True

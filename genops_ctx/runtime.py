@@ -92,6 +92,8 @@ class Runtime:
         self.abandoned = Abandoned()
         self.in_flight = InFlight()
         self.corrections = Corrections(self.books, lambda: self.prices, clock, self.corrected)
+        if self.settings.evidence == "shared":
+            self.share_evidence()
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -239,6 +241,21 @@ class Runtime:
                 if len(self._costs) > KEPT_FLOWS:
                     self._costs.popitem(last=False)
             costs.append(charge.nanos)
+
+    def share_evidence(self) -> None:
+        """Have the processes that share the ledger correct charges by what any of them receives.
+
+        With a ledger in memory there are none. Before anything is sent.
+        """
+        make_log = getattr(self.books.ledger, "evidence_log", None)
+        if make_log is None or hasattr(self.corrections, "collector"):
+            return
+        from .evidence.shared import SharedCorrections
+
+        self.corrections = SharedCorrections(
+            make_log(), self.books, lambda: self.prices, self.clock, self.corrected
+        )
+        self.corrections.routes.update(("langfuse", "otlp", "gateway"))
 
     def corrected(self, adjustment: Charge) -> None:
         """Tell who listens of a charge that corrects another."""

@@ -34,6 +34,7 @@ STORES = (
 )
 
 MODES = ("enforce", "observe", "off")
+EVIDENCE = ("own", "shared")
 MIN_KEY = 16
 DEFAULT_BASE_URL = "http://localhost:3000"
 
@@ -58,6 +59,9 @@ class Settings:
     """URL of the charges; likewise"""
     ledger_complete: bool = False
     """every charge of the store is in this ledger, so a store that loses its data is brought back from it"""
+    evidence: str = "own"
+    """who corrects a charge by what Flowise exports of it: ``own``, the process that made the call and
+    receives the exports; ``shared``, any of those that share the ledger"""
     attribution: Attribution = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     policies: tuple[Policy, ...] = ()
@@ -79,6 +83,8 @@ class Settings:
             raise ConfigurationError(f"the signing key needs {MIN_KEY} characters at least")
         if self.mode not in MODES:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.evidence not in EVIDENCE:
+            raise ConfigurationError(f"evidence must be one of {', '.join(EVIDENCE)}, not {self.evidence!r}")
         for name, schemes in (("store", STORES), ("ledger", LEDGERS)):
             scheme, separator, _ = getattr(self, name).partition("://")
             if not separator or scheme.lower() not in schemes:
@@ -100,6 +106,7 @@ _ENVIRONMENT = {
     "mode": "GENOPS_MODE",
     "store": "GENOPS_STORE",
     "ledger": "GENOPS_LEDGER",
+    "evidence": "GENOPS_EVIDENCE",
     "alert_webhook": "GENOPS_ALERT_WEBHOOK",
     "signing_key": "GENOPS_SIGNING_KEY",
 }
@@ -159,7 +166,7 @@ def _from_file(env: Mapping[str, str], directory: Path, store: str) -> Settings:
 
 def _from_document(document: Mapping[str, Any], source: str, store: str) -> Settings:
     flowise = _table(document, "flowise", {"base_url", "api_key", "pricing_tier", "metering"})
-    top = {"mode", "store", "ledger", "prices"}
+    top = {"mode", "store", "ledger", "prices", "evidence"}
     other = {"ledger_complete", "flowise", "attribution", "budget", "policy", "alerts", "service"}
     check_keys(document, top | other, "the file")
     given: dict[str, Any] = {name: _text(flowise, name) for name in flowise}

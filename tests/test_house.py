@@ -35,6 +35,7 @@ FLOORS = {
     "controls": 2,
     "corrections": 2,
     "decisions": 2,
+    "evidence": 2,
     "inflight": 2,
     "runtime": 2,
     "settings": 2,

@@ -83,6 +83,8 @@ class Shown:
     """seconds since the epoch, by the clock of Flowise"""
     answer: str = ""
     """Flowise's id of the answer that it is for, where the route carried it: no other answer's call"""
+    flow: str = ""
+    """id of the flow that ran, where the route carried it: no other flow's call"""
 
 
 def merged(one: Evidence, other: Evidence) -> Evidence:

@@ -248,6 +248,60 @@ class Ledger(Protocol):
     def close(self) -> None: ...
 
 
+class LogEntry(NamedTuple):
+    """Something that one process has seen of evidence, for the one that puts it together."""
+
+    number: int
+    """in the order of writing"""
+    at: float
+    """epoch seconds, by the clock of who wrote it"""
+    kind: str
+    content: str
+    """JSON; never a prompt, an answer or a key"""
+
+
+class EvidenceLog(Protocol):
+    """Evidence on its way from the processes that receive it to the one that corrects charges by it.
+
+    It lies beside a ledger and is shared by all who share that. Every method raises
+    :class:`~genops_ctx.core.errors.StoreError` where it does not answer.
+    """
+
+    remote: bool
+    """asking it waits for a network"""
+
+    def add(self, at: float, entries: Sequence[tuple[str, str]]) -> None:
+        """Write down entries, as kind and content, all or none."""
+        ...
+
+    def after(self, number: int, kind: str = "", limit: int = 1000) -> Sequence[LogEntry]:
+        """The entries with a higher number, in their order; of one kind where given."""
+        ...
+
+    def these(self, numbers: Sequence[int]) -> Sequence[LogEntry]:
+        """Those of the numbers that are there (by now)."""
+        ...
+
+    def newest(self) -> int:
+        """The highest number so far; 0 for none."""
+        ...
+
+    def lead(self, who: str, seconds: float) -> float | None:
+        """Be the one who reads it for so many seconds, or go on being it; None where another is.
+
+        Else how long before nobody had said so: 0.0 for the one who was it already.
+        """
+        ...
+
+    def resign(self, who: str) -> None:
+        """Leave the reading to another."""
+        ...
+
+    def forget(self, before: float, most: int) -> None:
+        """Drop what was written before that time (epoch seconds), and all but the ``most`` newest."""
+        ...
+
+
 class Observer(Protocol):
     """Told of contexts that open and close (by the runtime, to make spans)."""
 

@@ -16,7 +16,7 @@ from .memory import MemoryLedger
 from .sqlite import SQLiteLedger
 
 if TYPE_CHECKING:
-    from ..core.ports import AccountStore, AuditEvent, Witness
+    from ..core.ports import AccountStore, AuditEvent, EvidenceLog, Witness
     from ..core.records import Charge
     from .tallies import Batch, Tally
     from .totals import Total
@@ -125,6 +125,10 @@ class DefaultLedger:
 
     def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
         return self._ledger.audits(action)
+
+    def evidence_log(self) -> EvidenceLog:
+        """As :meth:`SQLiteLedger.evidence_log`."""
+        return self._file.evidence_log()
 
     def close(self) -> None:
         self._ledger.close()

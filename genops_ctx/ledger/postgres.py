@@ -12,6 +12,7 @@ from ..core.ports import AuditEvent, Witness
 from ..core.records import Charge
 from . import postgres_tallies
 from .postgres_connection import ANSWER_SECONDS, PostgresConnections
+from .postgres_evidence_log import PostgresEvidenceLog
 from .postgres_rollups import SUMMED, totals
 from .postgres_schema import MIGRATIONS, SHARDS, plain, storable
 from .rollups import Series, sums_by_series
@@ -72,6 +73,7 @@ class PostgresLedger:
     """asking it waits for a network"""
 
     def __init__(self, url: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._url = url
         self._server = PostgresConnections(url, MIGRATIONS, answer_seconds=answer_seconds)
         self._series: dict[Series, int] = {}
 
@@ -218,6 +220,10 @@ class PostgresLedger:
             (action, action),
         )
         return tuple(AuditEvent(*row) for row in rows)
+
+    def evidence_log(self) -> PostgresEvidenceLog:
+        """Where those who share this ledger tell one another of evidence."""
+        return PostgresEvidenceLog(self._url)
 
     def close(self) -> None:
         """Close the connections; a later use opens them again."""

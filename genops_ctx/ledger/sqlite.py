@@ -13,6 +13,7 @@ from ..core.ports import AccountStore, AuditEvent, Witness
 from ..core.records import Charge
 from ..database import Database, open_database
 from . import sqlite_tallies
+from .evidence_log import SQLiteEvidenceLog
 from .rollups import Series, roll_up, totals
 from .rows import (
     CHARGE_COLUMNS,
@@ -180,6 +181,10 @@ class SQLiteLedger:
             (action, action),
         )
         return tuple(AuditEvent(*[_text(value) for value in row]) for row in rows)
+
+    def evidence_log(self) -> SQLiteEvidenceLog:
+        """Where those who share this ledger tell one another of evidence."""
+        return SQLiteEvidenceLog(self.database)
 
     def close(self) -> None:
         """Close the file; a later use opens it again."""

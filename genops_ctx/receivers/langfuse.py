@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
-from ..wire.langfuse import LangfuseTraces
 from ..wire.shapes import items_of, label_of, object_of
 from .exchange import BadBody, answer, body_of, is_ours
 
 if TYPE_CHECKING:
-    from ..corrections import Corrections
+    from ..evidence.exports import Sink
     from .exchange import Receive, Scope, Send
 
 __all__ = ["LangfuseReceiver"]
 
-log = logging.getLogger("genops_ctx")
-
 INGESTION = "/api/public/ingestion"
+
+KEEP_SECONDS = 3.0
+"""How long an answer waits for a ledger to have what came; a later one is kept in memory until then."""
 
 
 class LangfuseReceiver:
     """An ASGI application for ``POST /api/public/ingestion``; the key is the Basic password.
 
-    A batch is answered once it is read, before anything is booked: an AgentFlow waits for the answer.
+    A batch is answered once it is read, and kept where other processes need it, before anything is booked: an
+    AgentFlow waits for the answer.
     """
 
-    def __init__(self, key: str, corrections: Corrections) -> None:
+    def __init__(self, key: str, sink: Sink) -> None:
         self._key = key
-        self._corrections = corrections
-        self._traces = LangfuseTraces()
-        self._lock = threading.Lock()
+        self._sink = sink
         self._tasks: set[asyncio.Future[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,21 +45,14 @@ class LangfuseReceiver:
         except BadBody as bad:
             await answer(send, bad.status, {"message": bad.why})
             return
-        work = asyncio.get_running_loop().run_in_executor(None, self._take, batch)
+        work = asyncio.get_running_loop().run_in_executor(None, self._sink.langfuse, batch)
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
+        if self._sink.keeps:
+            await asyncio.wait({work}, timeout=KEEP_SECONDS)
         events = map(object_of, items_of(batch.get("batch")))
         successes = [{"id": label_of(event.get("id")), "status": 201} for event in events]
         await answer(send, 207, {"successes": successes, "errors": []})
-
-    def _take(self, batch: dict[str, Any]) -> None:
-        try:
-            with self._lock:
-                shown = self._traces.feed(batch)
-            for one in shown:
-                self._corrections.take(one)
-        except Exception:
-            log.exception("a Langfuse batch could not be read; the estimates stand")
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

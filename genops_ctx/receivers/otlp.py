@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigurationError
 from ..wire.otlp import Span, spans_of_json, spans_of_protobuf
-from ..wire.otlp_runs import OtlpRuns
 from .exchange import BadBody, answer, body_of, header, is_ours
 
 if TYPE_CHECKING:
-    from ..corrections import Corrections
+    from ..evidence.exports import Sink
     from .exchange import Receive, Scope, Send
 
 __all__ = ["OtlpReceiver"]
-
-log = logging.getLogger("genops_ctx")
 
 PROTOBUF = b"application/x-protobuf"
 LOOK_SECONDS = 0.25
@@ -28,17 +23,16 @@ LOOK_SECONDS = 0.25
 class OtlpReceiver:
     """An ASGI application for ``POST /v1/traces``; the key comes as Bearer authorization or ``api_key``."""
 
-    def __init__(self, key: str, corrections: Corrections) -> None:
+    def __init__(self, key: str, sink: Sink, horizon: float) -> None:
+        """``horizon``: for how many seconds runs are awaited."""
         self._key = key
-        self._corrections = corrections
-        self._runs = OtlpRuns()
-        self._lock = threading.Lock()
+        self._sink = sink
+        self._horizon = horizon
         self._looking: asyncio.Task[None] | None = None
 
     def listening_again(self) -> None:
         """What was exported since it was stopped is lost."""
-        with self._lock:
-            self._runs.interrupt()
+        self._sink.listening_again()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_ours(scope["headers"], self._key):
@@ -54,8 +48,7 @@ class OtlpReceiver:
         except BadBody as bad:
             await answer(send, bad.status, {"message": bad.why})
             return
-        with self._lock:
-            self._runs.feed(spans, time.monotonic())
+        await asyncio.to_thread(self._sink.otlp, spans)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
         if kind == PROTOBUF:
@@ -65,22 +58,11 @@ class OtlpReceiver:
 
     async def _look(self) -> None:
         """Tell of runs once they are over, as long as there are any."""
-        last = time.monotonic() + self._corrections.horizon
+        last = time.monotonic() + self._horizon
         while time.monotonic() < last:
             await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.to_thread(self._tell)
-            with self._lock:
-                if not self._runs.open:
-                    return
-
-    def _tell(self) -> None:
-        try:
-            with self._lock:
-                shown = self._runs.shown(time.monotonic())
-            for one in shown:
-                self._corrections.take(one)
-        except Exception:
-            log.exception("traces could not be read; the estimates stand")
+            if not await asyncio.to_thread(self._sink.look):
+                return
 
 
 def _parsed(body: bytes, kind: bytes) -> list[Span]:

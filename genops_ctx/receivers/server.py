@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -53,9 +54,10 @@ class ReceiverApp:
         runtime = runtime if runtime is not None else get_runtime()
         self.runtime = runtime
         self._mounted = dict(apps or {})
-        self._otlp = OtlpReceiver(key, runtime.corrections)
+        sink = runtime.corrections.sink(key)
+        self._otlp = OtlpReceiver(key, sink, runtime.corrections.horizon)
         self._own: dict[str, App] = {
-            "/api/public": LangfuseReceiver(key, runtime.corrections),
+            "/api/public": LangfuseReceiver(key, sink),
             "/v1/traces": self._otlp,
         }
         runtime.corrections.routes.update(("langfuse", "otlp"))
@@ -82,15 +84,25 @@ class ReceiverApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._otlp.listening_again()
+                self.begin()
                 await send({"type": "lifespan.startup.complete"})
             else:
-                for app in self._mounted.values():
-                    close: Callable[[], Any] | None = getattr(app, "aclose", None)
-                    if close is not None:
-                        await close()
+                await self.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    def begin(self) -> None:
+        """As its lifespan begins; for those who mount it elsewhere."""
+        self._otlp.listening_again()
+        self.runtime.corrections.begin()
+
+    async def aclose(self) -> None:
+        """As its lifespan ends."""
+        for app in self._mounted.values():
+            close: Callable[[], Any] | None = getattr(app, "aclose", None)
+            if close is not None:
+                await close()
+        await asyncio.to_thread(self.runtime.corrections.end)
 
 
 class Receivers:

@@ -29,7 +29,7 @@ from genops_ctx.core.records import CostSource, Exactness, Usage
 from .model_calls import Caller, read_call
 from .shapes import items_of, label_of, object_of, text_of, token_count
 
-__all__ = ["REQUEST_KEY", "LangfuseTraces", "langfuse_override"]
+__all__ = ["REQUEST_KEY", "LangfuseTraces", "langfuse_override", "without_texts"]
 
 REQUEST_KEY: Final = "genops_request"
 """The key of our own id in a trace's metadata."""
@@ -58,6 +58,34 @@ def langfuse_override(override: object, request: str) -> dict[str, Any]:
     analytics["langFuse"] = own
     given["analytics"] = analytics
     return given
+
+
+def without_texts(payload: object) -> dict[str, Any]:
+    """A batch as far as :class:`LangfuseTraces` reads it: ids, times, models and counts, and no text."""
+    batch = []
+    for event in map(object_of, items_of(object_of(payload).get("batch"))):
+        kind, body = text_of(event.get("type")), object_of(event.get("body"))
+        kept: dict[str, Any] = {name: _id(body.get(name)) for name in _IDS if _id(body.get(name))}
+        if kind == "trace-create":
+            request = _request(body)
+            kept |= {"metadata": {REQUEST_KEY: request}} if request else {}
+            kept |= {"output": None} if "output" in body else {}
+            kept |= {"timestamp": body["timestamp"]} if _seconds(body.get("timestamp")) is not None else {}
+        elif kind in _OBSERVATIONS:
+            kept |= {"endTime": True} if body.get("endTime") else {}
+            if kind.startswith("generation"):
+                kept |= {name: label_of(body[name]) for name in ("model", "name") if name in body}
+                usage = object_of(body.get("usageDetails")) or object_of(body.get("usage"))
+                kept |= {"usage": _counts(usage)} if usage else {}
+                kept |= {"level": "ERROR", "statusMessage": "400"} if _is_refusal(body) else {}
+        else:
+            continue
+        batch.append({"type": kind, "body": kept})
+    return {"batch": batch}
+
+
+_IDS: Final = ("id", "traceId", "sessionId")
+_OBSERVATIONS: Final = ("span-create", "span-update", "generation-create", "generation-update")
 
 
 @dataclass(slots=True)
@@ -155,10 +183,9 @@ class LangfuseTraces:
 
 
 def _note_trace(trace: _Trace, body: dict[str, Any]) -> None:
-    request = text_of(object_of(body.get("metadata")).get(REQUEST_KEY))
-    if 0 < len(request) <= _ID_LENGTH and request.isprintable():
-        trace.request = request
-    trace.session = _id(body.get("sessionId")) or trace.session
+    # Of what contradicts itself the greatest counts, so that the order does not matter.
+    trace.request = max(trace.request, _request(body))
+    trace.session = max(trace.session, _id(body.get("sessionId")))
     trace.answered = trace.answered or "output" in body
     at = _seconds(body.get("timestamp"))
     if at is not None and (trace.started_at is None or at < trace.started_at):
@@ -168,14 +195,32 @@ def _note_trace(trace: _Trace, body: dict[str, Any]) -> None:
 def _note_generation(generation: _Generation, body: dict[str, Any]) -> None:
     if body.get("endTime"):
         generation.ended = True
-        generation.answered = label_of(body.get("model")) or generation.answered
-        usage = object_of(body.get("usageDetails")) or object_of(body.get("usage"))
-        generation.usage = _counts(usage) or generation.usage
-        refused = _REFUSED.match(text_of(body.get("statusMessage"))[:200])
-        generation.refused = body.get("level") == "ERROR" and refused is not None
+        generation.answered = max(generation.answered, label_of(body.get("model")))
+        usage = _counts(object_of(body.get("usageDetails")) or object_of(body.get("usage")))
+        generation.usage = max(generation.usage or {}, usage, key=_size) or None
+        generation.refused = generation.refused or _is_refusal(body)
     else:
-        generation.name = label_of(body.get("name")) or generation.name
-        generation.configured = label_of(body.get("model")) or generation.configured
+        generation.name = max(generation.name, label_of(body.get("name")))
+        generation.configured = max(generation.configured, label_of(body.get("model")))
+
+
+def _request(body: dict[str, Any]) -> str:
+    """Our own id in a trace's metadata; empty where there is none."""
+    request = text_of(object_of(body.get("metadata")).get(REQUEST_KEY))
+    return request if len(request) <= _ID_LENGTH and request.isprintable() else ""
+
+
+def _is_refusal(body: dict[str, Any]) -> bool:
+    """Whether the provider refused the call."""
+    return (
+        body.get("level") == "ERROR" and _REFUSED.match(text_of(body.get("statusMessage"))[:200]) is not None
+    )
+
+
+def _size(usage: dict[str, Any]) -> tuple[bool, int, str]:
+    """By which of two usages of one call the greater is known."""
+    counts = [value for value in usage.values() if type(value) is int]
+    return bool(usage), sum(counts), repr(sorted(usage.items(), key=lambda item: item[0]))
 
 
 def _counts(usage: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class OtlpRuns:
     def __init__(self) -> None:
         self._runs: OrderedDict[str, _Run] = OrderedDict()
         self._calls: OrderedDict[str, tuple[float, Span]] = OrderedDict()
+        self._deaf_until = 0
 
     @property
     def open(self) -> bool:
@@ -74,8 +75,12 @@ class OtlpRuns:
                 self._note(span, now)
         self._prune(now)
 
-    def interrupt(self) -> None:
-        """Nobody listened for a while: of the runs that are not told yet, a call may be missing."""
+    def interrupt(self, until: float = 0.0) -> None:
+        """Nobody listened for a while, ``until`` then (seconds since the epoch).
+
+        Of the runs that are not told yet, and of those that began before, a call may be missing.
+        """
+        self._deaf_until = max(self._deaf_until, int(until * 1e9))
         for run in self._runs.values():
             run.interrupted = run.interrupted or not run.told
 
@@ -88,7 +93,7 @@ class OtlpRuns:
             calls = self._calls_of(run, now)
             if calls is not None:
                 run.told = True
-                if run.interrupted:
+                if run.interrupted or run.start < self._deaf_until:
                     calls = (*calls, ModelCall(f"otlp:{trace}"))
                 evidence = Evidence(f"otlp:{trace}", calls, complete=True)
                 found.append(Shown(evidence, "", (run.session,), run.start / 1e9))

@@ -188,7 +188,7 @@ def test_after_a_restart_it_knows_that_spans_may_be_lost(
     receivers: Receivers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(OtlpRuns, "interrupt", lambda self: told.append("lost"))
+    monkeypatch.setattr(OtlpRuns, "interrupt", lambda self, until: told.append("lost"))
     receivers.stop()
     receivers.start()
     assert told == ["lost"]
