@@ -44,6 +44,7 @@ class Attempt:
     """A call that was admitted. It is finished once; whoever comes later changes nothing."""
 
     __slots__ = (
+        "_awaited",
         "_done",
         "_frames",
         "_process",
@@ -74,6 +75,7 @@ class Attempt:
         self.watches = watches
         self.charge: Charge | None = None
         self._done = False
+        self._awaited = False
         self._process = process_id()
 
     @property
@@ -87,11 +89,8 @@ class Attempt:
     def expect_evidence(self, ids: Sequence[str]) -> None:
         """Some route may show its model calls; ``ids`` are Flowise's of its chat and session."""
         admitted = self.admitted
+        self._awaited = True
         self.runtime.corrections.expect(admitted.hold, self.context, ids, admitted.started_at, admitted.flow)
-
-    def known_as(self, message_id: str) -> None:
-        """Flowise's id of its answer, by which a route may tell of it."""
-        self.runtime.corrections.know(self.admitted.hold, message_id)
 
     def finish(self, report: Report, error: BaseException | None = None) -> Charge | None:
         """Book what it cost, as the report says; None where nothing was sent.
@@ -125,7 +124,11 @@ class Attempt:
         if self.charge is not None:
             runtime.finished(self.charge)
             runtime.alerts.booked(self.watches, self.context)
-        runtime.corrections.booked(self.admitted.hold, self.charge)
+        hold = self.admitted.hold
+        if self._awaited:
+            runtime.corrections.know(hold, report.chat_id, answer=False)
+            runtime.corrections.know(hold, report.message_id)
+        runtime.corrections.booked(hold, self.charge)
         return self.charge
 
 

@@ -332,8 +332,8 @@ def test_the_id_of_an_answer_tells_calls_of_one_chat_apart(runtime: Runtime, clo
     early = Shown(proof(7), sessions=("answer-2", "chat"), started_at=clock.now)
     runtime.corrections.take(early)  # before Flowise has answered with that id
     answer(first)
-    second.known_as("answer-2")
-    second.known_as("answer-2")
+    runtime.corrections.know(second.admitted.hold, "answer-2")
+    runtime.corrections.know(second.admitted.hold, "answer-2")
     charge = answer(second)
     assert in_ledger(runtime) == [1000, 1000, -930]
     assert list(runtime.books.ledger.charges())[-1].adjustment_of == charge.id
@@ -346,7 +346,7 @@ def test_the_call_of_another_answer_in_the_chat_is_not_taken_for_this_one(
     attempt = send(runtime, "chat")
     theirs = Shown(proof(9, "gateway:m2"), "", ("m2", "chat"), clock.now, "m2")
     runtime.corrections.take(theirs)
-    attempt.known_as("m1")
+    runtime.corrections.know(attempt.admitted.hold, "m1")
     answer(attempt)
     runtime.corrections.take(Shown(proof(7, "gateway:m1"), "", ("m1", "chat"), clock.now, "m1"))
     runtime.corrections.take(replace(theirs, evidence=proof(11, "gateway:m3"), answer="m3"))

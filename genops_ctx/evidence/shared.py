@@ -136,6 +136,7 @@ class SharedCorrections(Corrections):
 
     def end(self) -> None:
         """Leave that to the others. May take some seconds."""
+        self.tidy()
         self.collector.stop()
 
     def say(self, kind: str, content: str) -> None:

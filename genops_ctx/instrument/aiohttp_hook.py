@@ -17,7 +17,7 @@ from .answer_meter import AnswerMeter
 from .governor import Governor, Opened
 from .outcomes import failure_of
 from .registry import addresses
-from .request_bodies import read_body
+from .request_bodies import FormFields, read_body
 from .rewriting import other_flow
 from .tracing import headers_to_add, is_anybody_told
 
@@ -71,7 +71,7 @@ def _fields(session: Any, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     data = kwargs.get("data")
     if isinstance(data, dict):
         plain = all(isinstance(value, str | int | float) for value in data.values())
-        return {name: str(value) for name, value in data.items()} if plain else None
+        return FormFields((name, str(value)) for name, value in data.items()) if plain else None
     headers = {str(name).lower(): str(value) for name, value in dict(kwargs.get("headers") or {}).items()}
     kind = headers.get("content-type") or session.headers.get("Content-Type") or "application/json"
     return read_body(data, kind)

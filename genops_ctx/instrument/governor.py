@@ -20,12 +20,13 @@ from ..providers.deadline import Exchange
 from ..providers.flowise import GenOpsFlowiseAdapter
 from ..providers.flows import Flow
 from ..providers.http_effects import Fetch, HttpStory
+from ..providers.metering_routes import body_for
 from ..providers.prediction_story import is_agentflow
 from ..providers.transport import Limits
 from ..runtime import Runtime, get_runtime
 from ..wire.requests import dump
 from .answer_meter import AnswerMeter
-from .request_bodies import asked_of
+from .request_bodies import FormFields, asked_of
 
 if TYPE_CHECKING:
     from ..providers.prediction import Asked, Prediction
@@ -185,6 +186,15 @@ class Governor(GenOpsFlowiseAdapter):
             if cheaper.id == named.id:
                 raise
             return (yield from self._open(runtime, cheaper.id, fields, instead_of=named, terms=terms))
+        if prediction.routes:
+            told = changed or fields
+            chat = asked.body.get("chatId")
+            if told and not isinstance(told, FormFields):
+                if not session:  # Flowise would make one, and tell it too late if the answer breaks off
+                    chat = str(uuid.uuid4())
+                    told = {**told, "chatId": chat}
+                content = dump(body_for(told, prediction.routes, attempt.admitted.hold))
+            attempt.expect_evidence((chat if isinstance(chat, str) else "", session))
         meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
         return Opened(meter, named.id if instead_of is not None else flow, content)
 

@@ -15,10 +15,14 @@ from ..providers.estimates import Texts
 from ..providers.prediction import Asked
 from ..providers.prediction_story import has_audio
 
-__all__ = ["MOST_BYTES", "asked_of", "read_body"]
+__all__ = ["MOST_BYTES", "FormFields", "asked_of", "read_body"]
 
 MOST_BYTES = 16 * 2**20
 """A larger body is not looked at."""
+
+
+class FormFields(dict[str, Any]):
+    """The fields of a form: it may hold files too, so it is sent on as it is."""
 
 
 def read_body(body: object, content_type: str | bytes) -> dict[str, Any] | None:
@@ -42,7 +46,7 @@ def read_body(body: object, content_type: str | bytes) -> dict[str, Any] | None:
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == "application/x-www-form-urlencoded":
-            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+            return FormFields(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         if kind == "multipart/form-data":
             return _multipart(body, content_type)
         value = json.loads(body)
@@ -53,7 +57,7 @@ def read_body(body: object, content_type: str | bytes) -> dict[str, Any] | None:
 
 def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
     head = b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
-    fields: dict[str, Any] = {}
+    fields = FormFields()
     for part in message_from_bytes(head + body).walk():
         name = part.get_param("name", header="content-disposition")
         if not isinstance(name, str) or part.is_multipart():

@@ -26,7 +26,6 @@ from ..wire.executions import read_executions, usage_of_execution
 from ..wire.flows import FlowDefinition, FlowKind
 from ..wire.readings import Reading
 from ..wire.requests import dump, prediction_body, prediction_path
-from ..wire.shapes import label_of
 from ..wire.usage import StreamReader
 from .abort import abort_prediction
 from .answers import Finish, FlowiseAnswer
@@ -292,7 +291,6 @@ class PredictingClient(FlowiseClient):
             finish_quietly(attempt, report, error)
             raise
         answer = FlowiseAnswer(parsed)
-        attempt.known_as(label_of(answer.get("chatMessageId")))
         answer.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
         say_inexact(runtime, answer.charge, prediction, quiet)
         return answer
@@ -307,7 +305,6 @@ class PredictingClient(FlowiseClient):
                 report = prediction.failed(outcome, None, None, runtime.prices, now)
             else:
                 report = prediction.streamed(outcome, read, runtime.prices, now)
-                attempt.known_as(read.chat_message_id)
             charge = (
                 attempt.finish(report, error) if error is None else finish_quietly(attempt, report, error)
             )

@@ -24,6 +24,7 @@ from .health import Checks, Liveness, Readiness, Report, report_of
 from .key_store import open_keys
 from .keys import KeyStore
 from .origins import OriginsMiddleware
+from .receiving import MOUNTED_AT, receivers_of
 
 __all__ = ["create_app"]
 
@@ -57,11 +58,14 @@ def create_app(
     access = Access(store, clock)
     gateway = Gateway(governor, access, options)
     checks = Checks(gateway)
+    receivers = None if options.receivers is None else receivers_of(options.receivers, get_runtime())
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         runtime = get_runtime()
         await asyncio.to_thread(_warm_up, runtime)
+        if receivers is not None:
+            await asyncio.to_thread(receivers.begin)
         log.info("[Worker:%d] serving %s", os.getpid(), governor.base_url)
         try:
             yield
@@ -69,6 +73,8 @@ def create_app(
             runtime.in_flight.close()
             await asyncio.to_thread(runtime.in_flight.wait, options.drain_seconds)
             await gateway.close()
+            if receivers is not None:
+                await receivers.aclose()
             # Here, and not when the interpreter exits: uvicorn ends by the signal that it was sent, and
             # what was handed to threads would never be booked.
             await asyncio.to_thread(runtime.close)
@@ -86,6 +92,9 @@ def create_app(
     app.add_middleware(OriginsMiddleware, access=access)
 
     app.include_router(admin_routes(access, store))
+
+    if receivers is not None:
+        app.mount(MOUNTED_AT, receivers)
 
     async def pass_on(request: Request) -> Response:
         raw = request.scope["path"].partition("/api/v1/")[2]

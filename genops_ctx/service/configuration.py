@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..core.errors import ConfigurationError
 from ..settings import check_keys
+from .receiving import ReceiverSettings
 from .resilience_settings import (
     BreakerSettings,
     CacheSettings,
@@ -50,6 +51,8 @@ class ServiceSettings:
     instance: tuple[InstanceSettings, ...] = ()
     """further instances of Flowise, to fall back on"""
     fallback: tuple[FallbackSettings, ...] = ()
+    receivers: ReceiverSettings | None = None
+    """trace receivers and model proxy, where there is a table ``[service.receivers]``"""
 
     def __post_init__(self) -> None:
         names = {instance.name for instance in self.instance}
@@ -83,6 +86,12 @@ def _yes_or_no(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be true or false, not {value!r}")
     return value
+
+
+def _receivers(name: str, value: object) -> ReceiverSettings:
+    if not isinstance(value, dict):
+        raise ConfigurationError("receivers must be a table, [service.receivers]")
+    return ReceiverSettings.of(value)
 
 
 _READERS: Mapping[str, Callable[[str, object], Any]] = {

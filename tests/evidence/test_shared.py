@@ -49,9 +49,7 @@ class Process:
         self.sink = self.corrections.sink(SECRET)
 
     def send(self, *sessions: str, flow: str = "") -> Attempt:
-        attempt = begin(
-            "support", attribution={"team": "a"}, deadline=60.0, runtime=self.runtime, flow=flow
-        )
+        attempt = begin("support", attribution={"team": "a"}, deadline=60.0, runtime=self.runtime, flow=flow)
         attempt.expect_evidence(sessions)
         return attempt
 
@@ -140,9 +138,7 @@ def test_another_goes_on_where_the_one_who_led_has_died(
     caller, first, second = start(), start(), start()
     charges = [caller.answer(caller.send()) for _ in range(3)]
     first.corrections.take(Shown(proof(7, "langfuse:a"), request=charges[0].id))
-    first.corrections.take(
-        Shown(replace(proof(7, "langfuse:b"), complete=False), request=charges[1].id)
-    )
+    first.corrections.take(Shown(replace(proof(7, "langfuse:b"), complete=False), request=charges[1].id))
     assert first.collect()
     assert in_ledger(caller.runtime) == [1000, 1000, 1000, -930]
     assert not second.collect()
@@ -166,9 +162,7 @@ def test_one_who_stops_leaves_the_lead_to_others(start: Start) -> None:
     assert second.collect()
 
 
-def test_a_call_whose_process_died_is_corrected_once_its_loss_is_booked(
-    start: Start, clock: Clock
-) -> None:
+def test_a_call_whose_process_died_is_corrected_once_its_loss_is_booked(start: Start, clock: Clock) -> None:
     caller, leader = start(), start()
     with governance_context("a", budget=1):
         attempt = begin(
@@ -231,7 +225,7 @@ def test_the_id_of_the_answer_tells_calls_of_one_chat_apart(start: Start, clock:
     first, second = one.send("chat"), other.send("chat")
     leader.corrections.take(Shown(proof(7), "", ("m2", "chat"), clock.now, "m2"))
     one.answer(first)
-    second.known_as("m2")
+    other.corrections.know(second.admitted.hold, "m2")
     charge = other.answer(second)
     leader.collect()
     clock.now += 2
@@ -379,7 +373,15 @@ def test_any_order_any_split_and_any_repetition_end_in_the_same_books(
         for number, (attempt, tokens) in enumerate(zip(attempts, calls, strict=True))
         for one in trace(f"t{number}", attempt.admitted.hold, tokens)
     ]
-    jobs: list[Any] = [*events, *order.sample(events, len(events) // 2), *attempts, "collect", "collect", "die", "die"]
+    jobs: list[Any] = [
+        *events,
+        *order.sample(events, len(events) // 2),
+        *attempts,
+        "collect",
+        "collect",
+        "die",
+        "die",
+    ]
     order.shuffle(jobs)
     with pytest.MonkeyPatch.context() as patch:
         begun, dead = time.time(), 0
@@ -401,7 +403,10 @@ def test_any_order_any_split_and_any_repetition_end_in_the_same_books(
                 processes.append(Process(url, url, clock))
                 processes[-1].collect()
             else:
-                some = [job, *(jobs.pop() for _ in range(order.randrange(4)) if jobs and isinstance(jobs[-1], dict))]
+                some = [
+                    job,
+                    *(jobs.pop() for _ in range(order.randrange(4)) if jobs and isinstance(jobs[-1], dict)),
+                ]
                 process.sink.langfuse({"batch": some})
         dead += 1
         assert processes[0].collect()
@@ -411,7 +416,9 @@ def test_any_order_any_split_and_any_repetition_end_in_the_same_books(
         hold = charge.adjustment_of or charge.id
         booked[hold] = booked.get(hold, 0) + charge.nanos
         last[hold] = charge
-    wanted = {attempt.admitted.hold: 10 * sum(tokens) for attempt, tokens in zip(attempts, calls, strict=True)}
+    wanted = {
+        attempt.admitted.hold: 10 * sum(tokens) for attempt, tokens in zip(attempts, calls, strict=True)
+    }
     assert booked == wanted
     assert {charge.exactness for charge in last.values()} == {Exactness.EXACT}
     assert in_accounts(processes[0].runtime) == sum(wanted.values())
@@ -425,7 +432,9 @@ def test_any_order_any_split_and_any_repetition_end_in_the_same_books(
 def test_usage_comes_back_as_it_was(start: Start, clock: Clock) -> None:
     caller, leader = start(), start()
     usage = Usage(
-        *("azure", "small", 900, 80, 30, 20, 10, 7, 5, 3), source=CostSource.GATEWAY, exactness=Exactness.UPPER
+        *("azure", "small", 900, 80, 30, 20, 10, 7, 5, 3),
+        source=CostSource.GATEWAY,
+        exactness=Exactness.UPPER,
     )
     charge = caller.answer(caller.send())
     evidence = Evidence("gateway:m", (ModelCall("gateway:1", usage),), complete=True)
