@@ -82,6 +82,25 @@ class Attempt:
     def finished(self) -> bool:
         return self._done
 
+    def lend(self) -> None:
+        """Let calls inside draw on what it has set aside, until :meth:`take_back`."""
+        if self.context is not None and self.admitted.held_here:
+            self.context.share(self.admitted.hold, self.admitted.held_here)
+
+    @property
+    def lends(self) -> bool:
+        """It is in flight, and in this process."""
+        return not self._done and self._process is process_id()
+
+    def take_back(self, spent_inside: int) -> None:
+        """No call draws on it any more; those that did were booked at so many nano-dollars."""
+        admitted = self.admitted
+        held_here = admitted.held_here
+        if self.context is not None and held_here:
+            held_here = self.context.unshare(admitted.hold)
+        reserved = max(admitted.reserved - spent_inside, 0)
+        self.admitted = replace(admitted, held_here=held_here, reserved=reserved)
+
     def sending(self, client: str = "adapter") -> Sending:
         """Around the sending by a client: its span is the current one, other clients stand aside."""
         return Sending(client, self.admitted.flow, self.span)
@@ -166,11 +185,8 @@ def opening(
     _ = runtime.prices  # a bad file of prices is told before anything is sent
     context = current_context()
     around = frames()
-    if around:
-        if max_nanos is None:
-            forecast = around[0].bound(forecast)
-        for frame in around:
-            frame.opens()
+    if around and max_nanos is None:
+        forecast = around[0].bound(forecast)
     call = runtime.prepare(
         name,
         context=context,
@@ -188,6 +204,8 @@ def opening(
         degraded_from=degraded_from,
         guards=guards,
     )
+    if around:
+        call = replace(call, within=tuple(hold for frame in around if (hold := frame.lends) is not None))
     runtime.in_flight.enter(made_already=spent_already)
     span = None
     if traced:

@@ -12,7 +12,6 @@ from .core.booking import Report
 from .core.errors import CallRefused, ConfigurationError, say
 from .core.money import Amount, dollars, nanos_up, parse_dollars
 from .core.outcomes import Outcome
-from .core.process import ForkedLock
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
 from .nesting import Frame
 
@@ -62,8 +61,6 @@ class MeteredCall:
         self._sent = True
         self._opened = False
         self._ended = False
-        self._gave_way = False
-        self._lock = ForkedLock()
         self._frame = Frame(max_nanos, self)
         self.hint = "If nothing was sent, say not_sent()"
         """what to do about a cost that is unknown"""
@@ -119,31 +116,16 @@ class MeteredCall:
             raise ConfigurationError(f"metered call {self.name!r} is not open: record inside its with block")
         return self._attempt
 
-    def give_way(self) -> None:
-        """A governed call opens inside: its reservation is the one that counts.
+    @property
+    def lends(self) -> str | None:
+        """The name of its hold, where governed calls inside may draw on it.
 
-        What was recorded already keeps this one's. One with a name of its own stays held, at nothing, so
-        that no other process sends it meanwhile.
+        What was recorded already keeps what was set aside.
         """
-        with self._lock:
-            if self._gave_way or self._ended or self._usages or self._costs or self._estimates:
-                return
-            self._gave_way = True
-            attempt = self._open()
-            attempt.finish(Report(Outcome.NOT_SENT, attempt.runtime.clock()))
-            if self._key is not None:
-                with self._frame.outside():
-                    self._attempt = self._begin(0)
-
-    def _begin(self, max_nanos: int | None, *, spent_already: bool = False) -> Attempt:
-        return begin(
-            self.name,
-            attribution=self._attribution,
-            max_nanos=max_nanos,
-            idempotency_key=None if spent_already else self._key,
-            deadline=self._timeout,
-            spent_already=spent_already,
-        )
+        attempt = self._attempt
+        if attempt is None or self._ended or not attempt.lends:
+            return None
+        return None if self._usages or self._costs or self._estimates else attempt.admitted.hold
 
     def _open_and_sent(self) -> None:
         self._open()
@@ -157,7 +139,14 @@ class MeteredCall:
             raise ConfigurationError(
                 f"metered call {self.name!r} was used before; make a new one for each call"
             )
-        self._attempt = self._begin(self._max_nanos)
+        self._attempt = begin(
+            self.name,
+            attribution=self._attribution,
+            max_nanos=self._max_nanos,
+            idempotency_key=self._key,
+            deadline=self._timeout,
+        )
+        self._attempt.lend()
         self._opened = True
         self._frame.enter()
         return self
@@ -172,9 +161,7 @@ class MeteredCall:
         self._frame.leave()
         self._ended = True
         report = self._report(attempt, error)
-        if attempt.finished and report.outcome is not Outcome.NOT_SENT:
-            # It gave its reservation to a call inside, and has a cost of its own all the same.
-            attempt = self._attempt = self._begin(None, spent_already=True)
+        attempt.take_back(self._frame.nanos_inside)
         if error is not None:
             finish_quietly(attempt, report, error)
             return

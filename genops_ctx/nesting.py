@@ -1,16 +1,16 @@
 """A metered call around other entry points: what is metered inside is not metered again outside.
 
-``metered_call`` and ``@governed(meter=…)`` reserve for a call that their block sends. Where a governed
-call is made inside (an adapter's, an instrumented client's, another metered call), that one meters: the
-outer gives its reservation back as soon as the inner one opens, so that a budget is not asked for twice,
-and books only what it records that is not theirs.
+``metered_call`` and ``@governed(meter=…)`` reserve for all that their block may cost. Where a governed
+call is made inside (an adapter's, an instrumented client's, another metered call), that one meters, and
+draws on what the outer one has set aside (:mod:`genops_ctx.core.holds`): a budget is not asked for twice,
+and nobody else takes the money between two calls. The outer one books only what it records that is not
+theirs; at its end the rest is given back.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "frames"]
 
 
-class GivesWay(Protocol):
-    def give_way(self) -> None:
-        """A governed call opens inside: its reservation is the one that counts."""
+class SetsAside(Protocol):
+    @property
+    def lends(self) -> str | None:
+        """The name of its hold, where calls inside may draw on it."""
 
 
 class Frame:
     """The block of one metered call, as the calls inside it see it. Thread-safe."""
 
-    def __init__(self, max_nanos: int | None, owner: GivesWay) -> None:
+    def __init__(self, max_nanos: int | None, owner: SetsAside) -> None:
         self.charges: list[Charge] = []
         """what the calls inside were booked at, as far as they have ended"""
         self._max_nanos = max_nanos
@@ -52,16 +53,6 @@ class Frame:
         if around.get() is self:
             around.set(self._outer)
 
-    @contextmanager
-    def outside(self) -> Iterator[None]:
-        """For what the block's own call does while others are inside."""
-        before = around.get()
-        around.set(self._outer)
-        try:
-            yield
-        finally:
-            around.set(before)
-
     @property
     def used(self) -> bool:
         """Whether a governed call was sent inside, or may have been."""
@@ -71,7 +62,7 @@ class Frame:
         """A forecast for a call inside, with what it can cost at most where that was said of the whole."""
         if self._max_nanos is None:
             return forecast
-        left = self._max_nanos - sum(charge.nanos for charge in self.charges)
+        left = self._max_nanos - self.nanos_inside
         if left <= 0:
             return forecast
 
@@ -81,11 +72,16 @@ class Frame:
 
         return bounded
 
-    def opens(self) -> None:
-        """A call is about to be admitted inside."""
+    @property
+    def lends(self) -> str | None:
+        """The name of the hold that calls inside may draw on."""
         owner = self._owner()
-        if owner is not None:
-            owner.give_way()
+        return owner.lends if owner is not None else None
+
+    @property
+    def nanos_inside(self) -> int:
+        """What the calls inside were booked at so far."""
+        return sum(charge.nanos for charge in self.charges)
 
     def opened(self) -> None:
         with self._lock:

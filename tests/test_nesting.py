@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import json
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -28,11 +31,15 @@ from genops_ctx import (
     metered_call,
     record_usage,
 )
+from genops_ctx.core.accounts import Account
+from genops_ctx.core.current import around
 from genops_ctx.core.errors import AlreadyCompleted
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
+from genops_ctx.runtime import get_runtime
 from genops_ctx.testing import Flow, FlowiseStandIn, capture
 
 from .providers.bills import nanos_of
+from .stores.redis_server import RedisServer
 
 OWN = {"input_tokens": 10, "output_tokens": 2}
 OWN_NANOS = 10 * 150 + 2 * 600  # gpt-4o-mini
@@ -41,6 +48,12 @@ OWN_NANOS = 10 * 150 + 2 * 600  # gpt-4o-mini
 @pytest.fixture(scope="module")
 def server():
     with FlowiseStandIn([Flow("one", "agentflow")]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory):
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
         yield running
 
 
@@ -208,30 +221,175 @@ def test_a_budget_is_not_asked_for_twice(server, inside):
         assert context.reserved == 0
 
 
-@pytest.mark.parametrize("admission", ["strict", "expected"])
-def test_what_is_set_aside_for_calls_inside(server, admission):
-    """By a strict budget what is left of the whole; by another one an expected amount, no more than that."""
+@pytest.fixture(params=["context", "memory", "sqlite", "redis"])
+def one_cent(request, tmp_path):
+    """A budget of a cent around what is called in it, of a context and of each store; reads its account."""
+    if request.param == "context":
+        with governance_context("test", budget="0.01") as context:
+            yield lambda: (context.total_cost, context.reserved)
+        return
+    store = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/store.db"}.get(request.param)
+    if store is None:
+        store = request.getfixturevalue("redis_server").url
+    name = f"test {tmp_path.name}"
+    configure(budgets=Budget("0.01/day", by="project"), store=store, project=name)
+
+    def account():
+        books = get_runtime().books
+        found = {Account()}
+        for key, value in books.store.accounts().items():
+            if quote(name, safe="") in key:
+                found.add(value)
+        spent, reserved = max(found)
+        return Decimal(spent) / 10**9, Decimal(reserved) / 10**9
+
+    yield account
+
+
+CENT = Decimal("0.01")
+
+
+@pytest.mark.parametrize("inside", INSIDE, ids=lambda one: one.__name__)
+def test_what_is_inside_draws_on_what_is_set_aside(server, one_cent, inside):
+    """The whole cent stays set aside for the block, less what was spent in it; for nobody else."""
+    with metered_call("outer", max_cost="0.01") as call:
+        assert one_cent() == (0, CENT)
+        for number in (1, 2):
+            inside(server)
+            spent = Decimal(nanos_of(server.billed) or number * OWN_NANOS) / 10**9
+            assert one_cent() == (spent, CENT - spent)
+            with contextvars_of_nobody(), pytest.raises(BudgetExceeded), metered_call("stranger", max_cost=1):
+                pass
+    assert one_cent() == (call.cost, 0) == (spent, 0)
+
+
+@contextlib.contextmanager
+def contextvars_of_nobody():
+    """As in a thread that was not started inside: only the context is the same."""
+    before = around.get()
+    around.set(None)
+    try:
+        yield
+    finally:
+        around.set(before)
+
+
+def test_while_it_is_sent_the_whole_stays_set_aside(server, one_cent):
     seen = []
 
     class Looking(requests.adapters.HTTPAdapter):
         def send(self, *args, **kwargs):
-            seen.append(context.reserved)
+            seen.append(one_cent())
             return super().send(*args, **kwargs)
 
-    budget = Budget("0.03", admission=admission)
-    with (
-        governance_context("test", budget=budget) as context,
-        metered_call("outer", max_cost="0.01"),
-        requests.Session() as session,
-    ):
+    with metered_call("outer", max_cost="0.01"), requests.Session() as session:
         session.mount("http://", Looking())
         for _ in range(2):
             session.post(url_of(server), json={"question": "hello"}, timeout=10)
-    most = [Decimal("0.01"), Decimal("0.01") - Decimal(nanos_of(server.billed) // 2) / 10**9]
-    if admission == "strict":
-        assert seen == most
-    else:
-        assert all(0 < amount < left for amount, left in zip(seen, most, strict=True))
+    one = Decimal(nanos_of(server.billed) // 2) / 10**9
+    assert seen == [(0, CENT), (one, CENT - one)]
+
+
+def test_what_a_call_inside_wants_beyond_it_is_asked_of_the_budget(server, one_cent):
+    with metered_call("outer", max_cost="0.004"):
+        with pytest.raises(BudgetExceeded), metered_call("inner", max_cost="0.011"):
+            pass
+        assert one_cent() == (0, Decimal("0.004"))
+        with metered_call("inner", max_cost="0.009") as inner:
+            assert one_cent() == (0, Decimal("0.009"))
+            inner.record_cost("0.003")
+        assert one_cent() == (Decimal("0.003"), Decimal("0.001"))
+        with metered_call("inner", max_cost="0.002") as inner:
+            inner.record_cost("0.002")
+        assert one_cent() == (Decimal("0.005"), 0)
+    assert one_cent() == (Decimal("0.005"), 0)
+
+
+def test_three_deep_the_outermost_has_it_all_back(server, one_cent):
+    with metered_call("outer", max_cost="0.01"):
+        with metered_call("middle", max_cost="0.001"):
+            with metered_call("inner", max_cost="0.006") as inner:
+                assert one_cent() == (0, CENT)
+                inner.record_cost("0.0005")
+            assert one_cent() == (Decimal("0.0005"), Decimal("0.0095"))
+        with metered_call("inner", max_cost="0.0095") as inner:
+            inner.record_cost("0.0095")
+        assert one_cent() == (CENT, 0)
+
+
+def test_a_block_that_fails_gives_the_rest_back(server, one_cent):
+    with pytest.raises(RuntimeError), metered_call("outer", max_cost="0.01"):
+        by_adapter(server)
+        raise RuntimeError
+    assert one_cent() == (Decimal(nanos_of(server.billed)) / 10**9, 0)
+
+
+def test_what_the_block_spends_itself_is_booked_of_the_rest(server, one_cent):
+    with metered_call("outer", max_cost="0.01") as call:
+        by_adapter(server)
+        call.record_cost("0.002")
+    paid = Decimal(nanos_of(server.billed)) / 10**9 + Decimal("0.002")
+    assert one_cent() == (call.cost, 0) == (paid, 0)
+
+
+def test_a_block_of_unknown_cost_is_booked_at_what_the_calls_inside_left(server, one_cent):
+    with capture() as charges, metered_call("outer", max_cost="0.01") as call:
+        by_adapter(server)
+        call.record_usage("openai", "no-such-model", input_tokens=1)
+    assert one_cent() == (CENT, 0)
+    assert charges[-1].exactness == "unknown"
+    assert charges[-1].nanos == 10_000_000 - nanos_of(server.billed)
+
+
+def test_tasks_inside_draw_on_it_at_the_same_time(server, one_cent):
+    async def main():
+        async with AsyncFlowiseAdapter(server.url) as adapter:
+            async with metered_call("outer", max_cost="0.01") as call:
+                await asyncio.gather(
+                    *[adapter.predict_flow("one", "hello", max_cost="0.002") for _ in range(5)]
+                )
+            # Where the store is on a server, threads settle: the loop does not wait for them.
+            for _ in range(200):
+                if one_cent() == (call.cost, 0):
+                    break
+                await asyncio.sleep(0.02)
+            return call.cost
+
+    cost = asyncio.run(main())
+    assert cost == Decimal(nanos_of(server.billed)) / 10**9
+    assert len(server.billed) == 5
+    assert one_cent() == (cost, 0)
+
+
+def test_threads_inside_draw_on_it_at_the_same_time(server, one_cent):
+    def work(_):
+        with metered_call("inner", max_cost="0.001") as inner:
+            inner.record_cost("0.00001")
+
+    with metered_call("outer", max_cost="0.01"), ThreadPoolExecutor(5) as pool:
+        assert len(list(pool.map(work, range(200)))) == 200
+        assert one_cent() == (Decimal("0.002"), Decimal("0.008"))
+    assert one_cent() == (Decimal("0.002"), 0)
+
+
+def test_a_thread_that_outlives_the_block_keeps_what_it_drew(server, one_cent):
+    inside, end = threading.Event(), threading.Event()
+
+    def later():
+        with metered_call("inner", max_cost="0.003") as inner:
+            inside.set()
+            end.wait(10)
+            inner.record_cost("0.001")
+
+    with metered_call("outer", max_cost="0.01") as call:
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(later,))
+        thread.start()
+        inside.wait(10)
+        call.record_cost("0.002")
+    assert one_cent() == (Decimal("0.002"), Decimal("0.003"))
+    end.set()
+    thread.join()
+    assert one_cent() == (Decimal("0.003"), 0)
 
 
 def test_what_the_block_records_besides_is_booked_too(server):
@@ -435,8 +593,6 @@ def test_a_metered_call_in_a_generator_is_not_around_its_consumer(server):
 
 
 def test_what_a_pool_runs_inside_is_inside(server):
-    from concurrent.futures import ThreadPoolExecutor
-
     with governance_context("test", budget="0.01") as context, ThreadPoolExecutor(2) as pool:
         with metered_call("outer", max_cost="0.01") as call:
             assert list(pool.map(by_requests, [server] * 2))

@@ -17,9 +17,10 @@ A store applies these transitions atomically; what each returns is the change to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
+
+from .holds import Around, Hold, HoldState, Paid, draw, pay, reach
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,7 @@ __all__ = [
     "Watch",
     "WrongWindow",
     "accounts_of",
+    "booked_in",
     "expire",
     "kept_until",
     "made_by",
@@ -53,28 +55,6 @@ class Account(NamedTuple):
 
     spent: int = 0
     reserved: int = 0
-
-
-class HoldState(StrEnum):
-    HELD = "held"
-    SETTLED = "settled"
-    """its operation is completed"""
-    FAILED = "failed"
-    """booked, but its operation is not completed"""
-    RELEASED = "released"
-    LOST = "lost"
-
-
-class Hold(NamedTuple):
-    """One attempt's reservation. ``booked`` is what it has added to ``spent`` so far."""
-
-    state: HoldState
-    amount: int
-    booked: int
-    accounts: tuple[str, ...]
-    expires_at: float
-    token: str = ""
-    """which reserve made it: its operation may have a name that others use too"""
 
 
 class Watch(NamedTuple):
@@ -142,6 +122,8 @@ class Reserve(NamedTuple):
     """what a charge of it will say, kept with the hold for the case that nobody finishes it"""
     token: str = ""
     """that no other has: by it this reserve, and no other of that name, can be given back unheard"""
+    within: tuple[str, ...] = ()
+    """the holds of the calls around, innermost first, that it draws on (:mod:`.holds`)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +153,14 @@ class Change(NamedTuple):
     reserved: int
     passed: tuple[Watch, ...] = ()
     """limits that only warn and are passed by this"""
+    around: tuple[Paid, ...] = ()
+    """what becomes of the holds that it draws on"""
 
 
 _NOTHING = Account()
 _UNCONTROLLED = Control()
 _NO_CONTROLS: Mapping[str, Control] = MappingProxyType({})
+_NOBODY: Mapping[str, Hold] = MappingProxyType({})
 
 
 def reserve(
@@ -184,12 +169,14 @@ def reserve(
     hold: Hold | None = None,
     controls: Mapping[str, Control] = _NO_CONTROLS,
     now: float = 0.0,
+    around: tuple[Around, ...] = (),
 ) -> Change | Refusal | WrongWindow:
     """Set the amount aside on every account, or on none.
 
     With an existing ``hold`` (the same attempt, reserved before) nothing changes and that hold
     comes back: the caller sees by its state whether it is in flight or over. ``accounts`` are those
-    that :func:`accounts_of` names, ``controls`` those of the watches, ``now`` the store's clock.
+    that :func:`accounts_of` names, ``controls`` those of the watches, ``now`` the store's clock, ``around``
+    the holds that it may draw on (:func:`~.holds.drawable`).
     """
     if hold is not None:
         return Change(hold, 0, 0)
@@ -206,6 +193,8 @@ def reserve(
             limit = _limit(watch, control, accounts, now)
         account = _counted(watch, accounts) if watch.also else accounts.get(watch.account, _NOTHING)
         left = limit - account.spent - account.reserved
+        if around:
+            left = reach(left, (watch.account, *watch.also), around)
         if control.frozen and not watch.observed:
             return Refusal(watch, account, amount, limit, frozen=True)
         if not watch.enforced:
@@ -219,7 +208,9 @@ def reserve(
         amount = least
     names = tuple(dict.fromkeys([watch.account for watch in wish.watches]))
     passed = tuple([watch for watch, left in soft if left < amount]) if soft else ()
-    return Change(Hold(HoldState.HELD, amount, 0, names, wish.expires_at, wish.token), 0, amount, passed)
+    draws, paid = draw(amount, around) if around else ((), ())
+    held = Hold(HoldState.HELD, amount, 0, names, wish.expires_at, wish.token, draws)
+    return Change(held, 0, amount, passed, paid)
 
 
 def _counted(watch: Watch, accounts: Mapping[str, Account]) -> Account:
@@ -234,6 +225,11 @@ def _limit(watch: Watch, control: Control, accounts: Mapping[str, Account], now:
     if now < control.granted_until:
         limit += control.granted
     return limit
+
+
+def booked_in(wish: Reserve) -> tuple[str, ...]:
+    """The accounts that its limits count and book, those of rollovers left out."""
+    return tuple([key for watch in wish.watches for key in (watch.account, *watch.also)])
 
 
 def accounts_of(wish: Reserve) -> tuple[str, ...]:
@@ -259,21 +255,25 @@ def kept_until(watch: Watch) -> float | None:
 
 
 def settle(
-    hold: Hold | None, actual: int, accounts: tuple[str, ...] = (), *, completed: bool = True
+    hold: Hold | None,
+    actual: int,
+    accounts: tuple[str, ...] = (),
+    *,
+    completed: bool = True,
+    around: Mapping[str, Hold] = _NOBODY,
 ) -> Change:
     """Book the actual cost; again with another amount corrects it, again with the same is nothing.
 
-    ``accounts`` are the pinned account keys, used where the store no longer knows the hold.
+    ``accounts`` are the pinned account keys, used where the store no longer knows the hold; ``around`` are
+    the holds that it draws on.
     """
     if hold is None:
         hold = Hold(HoldState.HELD, 0, 0, accounts, 0.0)
-    freed = hold.amount if hold.state is HoldState.HELD else 0
     state = HoldState.SETTLED if completed else HoldState.FAILED
-    after = hold._replace(state=state, booked=actual)
-    return Change(after, actual - hold.booked, -freed)
+    return _end(hold, state, actual, around)
 
 
-def release(hold: Hold | None, token: str = "") -> Change | None:
+def release(hold: Hold | None, token: str = "", around: Mapping[str, Hold] = _NOBODY) -> Change | None:
     """Give a reservation back: certain that nothing was sent.
 
     After an expiry it takes the lost amount back; after a settle it changes nothing. With a ``token``
@@ -281,8 +281,7 @@ def release(hold: Hold | None, token: str = "") -> Change | None:
     """
     if hold is None or hold.state not in (HoldState.HELD, HoldState.LOST) or not made_by(hold, token):
         return None
-    freed = hold.amount if hold.state is HoldState.HELD else 0
-    return Change(hold._replace(state=HoldState.RELEASED, booked=0), -hold.booked, -freed)
+    return _end(hold, HoldState.RELEASED, 0, around)
 
 
 def made_by(hold: Hold, token: str) -> bool:
@@ -297,8 +296,15 @@ def extend(hold: Hold, expires_at: float) -> Hold:
     return hold._replace(expires_at=expires_at)
 
 
-def expire(hold: Hold, now: float) -> Change | None:
+def expire(hold: Hold, now: float, around: Mapping[str, Hold] = _NOBODY) -> Change | None:
     """Book the whole reservation as lost, once its time is over: it may have been spent."""
     if hold.state is not HoldState.HELD or now < hold.expires_at:
         return None
-    return Change(hold._replace(state=HoldState.LOST, booked=hold.amount), hold.amount, -hold.amount)
+    return _end(hold, HoldState.LOST, hold.amount, around)
+
+
+def _end(hold: Hold, state: HoldState, actual: int, around: Mapping[str, Hold]) -> Change:
+    freed = hold.amount if hold.state is HoldState.HELD else 0
+    paid = pay(hold, actual, around) if hold.draws else ()
+    after = hold._replace(state=state, booked=actual, draws=())
+    return Change(after, actual - hold.booked, -freed, (), paid)

@@ -149,7 +149,7 @@ def finish(
     try:
         if BOOKINGS[report.outcome] is Booking.RELEASE:
             if context is not None:
-                context.unreserve(admitted.held_here)
+                context.unreserve(admitted.held_here, admitted.draws)
             if admitted.stored:
                 yield Release(admitted.hold, report.ended_at)
             return None
@@ -158,7 +158,8 @@ def finish(
             yield Book(charge, admitted.stored)
         finally:
             if context is not None:
-                context.book(charge, admitted.held_here, tuple(sorted(charge.attribution.items())))
+                attribution = tuple(sorted(charge.attribution.items()))
+                context.book(charge, admitted.held_here, attribution, admitted.draws)
         return charge
     finally:
         yield from leave(admitted.passages, report.outcome, error, report.ended_at)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .errors import ConfigurationError
+from .holds import Draw, Hold, HoldState, Paid, draw, drawable, pay
 from .money import dollars
 from .pending import Correctable
 from .process import process_id
@@ -114,28 +115,89 @@ class Limits(Correctable):
                         raise _elsewhere(context)
                     totals = context._totals
                     accounts[str(context._number)] = Account(totals.spent, totals.reserved)
-            change = reserve(wish, accounts)
+            around = drawable(wish.within, self._shared(), self._numbers()) if wish.within else ()
+            change = reserve(wish, accounts, around=around)
             if not isinstance(change, Change):
                 assert isinstance(change, Refusal), "budgets of a context have no window"
                 return change
+            self._put(change.around)
             for context in path:
                 context._totals.reserved += change.reserved
                 context._totals.admitted += 1
         return change
 
-    def unreserve(self, amount: int) -> None:
-        """Give part or all of a reservation back (nano-dollars)."""
+    def unreserve(self, amount: int, draws: tuple[Draw, ...] = ()) -> None:
+        """Give a reservation back (nano-dollars); to the holds around, as far as it was drawn on them."""
         with self._lock:
-            for context in self._path:
-                context._totals.reserved -= amount
+            self._end(amount, draws, 0)
 
-    def book(self, charge: Charge, reserved: int, attribution: tuple[tuple[str, str], ...]) -> None:
+    def cut(self, amount: int, to: int, draws: tuple[Draw, ...] = ()) -> tuple[Draw, ...]:
+        """Give a part of a reservation back (nano-dollars); returns what the rest draws on others."""
+        with self._lock:
+            self._end(amount, draws, 0)
+            for context in self._path:
+                context._totals.reserved += to
+            if not draws:
+                return ()
+            names = [one.hold for one in draws if one.hold]
+            draws, paid = draw(to, drawable(names, self._shared(), self._numbers()))
+            self._put(paid)
+            return draws
+
+    def book(
+        self,
+        charge: Charge,
+        reserved: int,
+        attribution: tuple[tuple[str, str], ...],
+        draws: tuple[Draw, ...] = (),
+    ) -> None:
         """Count a charge in it and every context around it, and end its reservation (nano-dollars)."""
         tokens = charge.total_tokens
         rows = rows_of(charge, attribution)
         with self._lock:
+            self._end(reserved, draws, charge.nanos)
             for context in self._path:
-                context._totals.book(charge, tokens, reserved, rows)
+                context._totals.book(charge, tokens, rows)
+
+    # -- what calls inside another may draw on ------------------------------------------------------
+
+    def share(self, name: str, amount: int) -> None:
+        """Let calls inside draw on what one has set aside here (nano-dollars), by the name of its hold."""
+        with self._lock:
+            totals = self._path[0]._totals
+            if totals.shared is None:
+                totals.shared = {}
+            totals.shared[name] = (Hold(HoldState.HELD, amount, 0, self._numbers(), 0.0), self._path)
+
+    def unshare(self, name: str) -> int:
+        """No call draws on it any more; returns what they have left of it."""
+        with self._lock:
+            shared = self._path[0]._totals.shared
+            assert shared is not None
+            return shared.pop(name)[0].amount
+
+    def _numbers(self) -> tuple[str, ...]:
+        return tuple([str(context._number) for context in self._path])
+
+    def _shared(self) -> dict[str, Hold]:
+        shared = self._path[0]._totals.shared
+        return {name: hold for name, (hold, _) in shared.items()} if shared else {}
+
+    def _put(self, around: tuple[Paid, ...]) -> None:
+        for paid in around:
+            shared = self._path[0]._totals.shared
+            assert shared is not None
+            _, path = shared[paid.name]
+            shared[paid.name] = (paid.hold, path)
+            for context in path:
+                context._totals.reserved += paid.reserved
+
+    def _end(self, amount: int, draws: tuple[Draw, ...], actual: int) -> None:
+        for context in self._path:
+            context._totals.reserved -= amount
+        if draws:
+            hold = Hold(HoldState.HELD, amount, 0, self._numbers(), 0.0, "", draws)
+            self._put(pay(hold, actual, self._shared()))
 
     def refuse(self, would: bool = False) -> None:
         """Count a call that was refused (or only would have been) in it and every context around it."""

@@ -24,6 +24,7 @@ from .stages import Admitted, Call, Refused
 
 if TYPE_CHECKING:
     from .context import GovernanceContext
+    from .holds import Draw
 
 __all__ = ["give_back", "over", "reserve"]
 
@@ -96,7 +97,7 @@ def _give_back_unsure(call: Call, wish: Reserve) -> Story[None]:
 
 def give_back(call: Call, context: GovernanceContext | None, admitted: Admitted) -> Story[None]:
     if context is not None:
-        context.unreserve(admitted.held_here)
+        context.unreserve(admitted.held_here, admitted.draws)
     if admitted.stored:
         yield Release(admitted.hold, call.started_at)
 
@@ -119,6 +120,7 @@ def reserve(
     expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
+    draws: tuple[Draw, ...] = ()
     attempt = call.attempt
     if call.keyed:
         # Before anything is reserved: what was paid for already is told so, also where nothing is left
@@ -131,10 +133,13 @@ def reserve(
             return Refused(completed, call.name, call.attribution, call.started_at)
         attempt = max((charge.attempt + 1 for charge in before), default=attempt)
     if context is not None:
-        here = context.reserve(Reserve("", amount, softened(context.watches), expires_at, at_most, free))
+        here = context.reserve(
+            Reserve("", amount, softened(context.watches), expires_at, at_most, free, within=call.within)
+        )
         if isinstance(here, Refusal):
             return _refused(call, here)
         amount = held_here = here.reserved
+        draws = here.hold.draws
         passed = tuple([watch.budget for watch in here.passed])
     stored = bool(call.watches) or call.keyed
     flags = call.flags
@@ -152,6 +157,7 @@ def reserve(
             call.keyed,
             memo_of(call, context),
             new_operation(),
+            call.within,
         )
         try:
             answer = yield Hold(wish, call.started_at)
@@ -177,7 +183,7 @@ def reserve(
         finally:
             # A refused, cancelled or failed reserve leaves nothing behind in the contexts.
             if context is not None and not (isinstance(answer, Held) and answer.fresh):
-                context.unreserve(held_here)
+                context.unreserve(held_here, draws)
         if isinstance(answer, Refusal):
             return _refused(call, answer)
         if isinstance(answer, WrongWindow):
@@ -187,7 +193,7 @@ def reserve(
         if not answer.fresh:
             return (yield from _seen_before(call, answer))
         if context is not None and answer.amount < held_here:
-            context.unreserve(held_here - answer.amount)
+            draws = context.cut(held_here, answer.amount, draws)
             held_here = answer.amount
         amount = answer.amount
         passed += answer.passed
@@ -207,6 +213,7 @@ def reserve(
         books_unpriced=call.books_unpriced,
         passed=passed,
         flags=flags,
+        draws=draws,
     )
 
 

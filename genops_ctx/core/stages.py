@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .admission import Expectation
     from .errors import CallRefused
     from .guarding import Guards, Passage
+    from .holds import Draw
     from .policy import Facts
 
 __all__ = ["Admitted", "Call", "Refused"]
@@ -55,6 +56,8 @@ class Call:
     """which one of its operation this is; of a keyed one, the earliest that it can be"""
     flags: tuple[str, ...] = ()
     """of its charge"""
+    within: tuple[str, ...] = ()
+    """holds of the metered calls around, innermost first, that it draws on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Admitted:
     flags: tuple[str, ...] = ()
     passages: tuple[Passage, ...] = ()
     """permits of its breakers"""
+    draws: tuple[Draw, ...] = ()
+    """whence ``held_here`` came, where there are metered calls around"""
 
     @property
     def hold(self) -> str:

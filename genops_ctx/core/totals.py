@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from .budget import Budget
+    from .holds import Hold
+    from .limits import Limits
     from .process import ForkedLock
     from .records import Charge
 
@@ -77,10 +79,11 @@ class Totals:
     """called once nothing is pending any more"""
     alerted: dict[int, int] | None = None
     """how many thresholds of each of its budgets, by identity, have had their alert"""
+    shared: dict[str, tuple[Hold, tuple[Limits, ...]]] | None = None
+    """of the outermost context: what open metered calls have set aside, and in which contexts"""
 
-    def book(self, charge: Charge, tokens: int, reserved: int, rows: list[tuple[Row, int]]) -> None:
-        """Count a charge and end its reservation."""
-        self.reserved -= reserved
+    def book(self, charge: Charge, tokens: int, rows: list[tuple[Row, int]]) -> None:
+        """Count a charge."""
         self.spent += charge.nanos
         self.tokens += tokens
         self.calls += 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..core import accounts as rule
 from ..core.accounts import Account, Change, Control, Grant, Hold, HoldState, Refusal, Reserve, WrongWindow
+from ..core.holds import drawable
 from ..core.ports import Held, Lost
 from ..core.process import ForkedLock
 from .tombstones import LOCAL_SECONDS, TOMBSTONE_SECONDS
@@ -46,7 +47,8 @@ class MemoryStore:
             if self._forget_at.get(wish.id, _NEVER) <= now:
                 self._drop(wish.id)
             before = self._holds.get(wish.id)
-            change = rule.reserve(wish, self._accounts, before, self._controls, now)
+            around = drawable(wish.within, self._holds, rule.booked_in(wish)) if wish.within else ()
+            change = rule.reserve(wish, self._accounts, before, self._controls, now, around)
             if not isinstance(change, Change):
                 return change
             if before is None:
@@ -63,13 +65,15 @@ class MemoryStore:
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         with self._lock:
-            self._apply(hold, rule.settle(self._holds.get(hold), actual, accounts, completed=completed))
+            before = self._holds.get(hold)
+            change = rule.settle(before, actual, accounts, completed=completed, around=self._holds)
+            self._apply(hold, change)
             self._remember(hold, now)
 
     def release(self, hold: str, now: float, token: str = "") -> bool:
         with self._lock:
             before = self._holds.get(hold)
-            change = rule.release(before, token)
+            change = rule.release(before, token, self._holds)
             if before is not None and change is not None:
                 self._apply(hold, change)
                 if before.state is HoldState.LOST:  # else the loss is of an attempt long before
@@ -90,7 +94,7 @@ class MemoryStore:
             while self._expiries and self._expiries[0][0] <= now:
                 _, name = heapq.heappop(self._expiries)
                 hold = self._holds.get(name)
-                change = rule.expire(hold, now) if hold is not None else None
+                change = rule.expire(hold, now, self._holds) if hold is not None else None
                 if change is not None:
                     self._apply(name, change)
                     self._lost[name] = Lost(name, change.hold._replace(token=""), self._memos.get(name, ""))
@@ -141,11 +145,16 @@ class MemoryStore:
 
     def _apply(self, name: str, change: Change) -> None:
         self._holds[name] = change.hold
-        hold, spent, reserved, _ = change
+        hold, spent, reserved, _, around = change
         accounts = self._accounts
         for key in hold.accounts:
             before_spent, before_reserved = accounts.get(key, _EMPTY)
             accounts[key] = Account(before_spent + spent, before_reserved + reserved)
+        for paid in around:
+            self._holds[paid.name] = paid.hold
+            for key in paid.hold.accounts:
+                account = accounts.get(key, _EMPTY)
+                accounts[key] = account._replace(reserved=account.reserved + paid.reserved)
 
     def _note_ends(self, wish: Reserve) -> None:
         """Remember when an account may go."""

@@ -148,6 +148,7 @@ def _wish(wish: Reserve) -> list[Argument]:
         )
         if watch.also:
             arguments += watch.also
+    arguments += (len(wish.within), *wish.within)
     return arguments
 
 

@@ -24,6 +24,7 @@ from ..core.accounts import (
 )
 from ..core.compact_json import names_text
 from ..core.errors import ConfigurationError
+from ..core.holds import Around, Draw, drawable
 from ..core.ports import Held, Lost
 from ..database import check_writable, open_database
 from .sqlite_schema import MIGRATIONS, PART
@@ -37,6 +38,10 @@ KEYS_AT_ONCE = 500
 """SQLite bounds the parameters of a statement."""
 
 _ACCOUNTS = "SELECT key, spent, reserved FROM store_accounts"
+_HOLD = (
+    "SELECT state, amount, booked, accounts, expires_at, keyed, due, token, draws "
+    "FROM store_holds LEFT JOIN store_draws ON hold = id WHERE id = ?"
+)
 _CONTROLS = "SELECT key, frozen, granted, granted_until FROM store_controls"
 
 
@@ -92,11 +97,15 @@ class SQLiteStore:
             accounts, endless = _looked_at(connection, wish)
             controls = dict.fromkeys([watch.control for watch in wish.watches if watch.control])
             said = _controls(connection, tuple(controls))
-            change = rule.reserve(wish, accounts, None, said, now)
+            around = _drawable(connection, wish) if wish.within else ()
+            change = rule.reserve(wish, accounts, None, said, now, around)
             if not isinstance(change, Change):
                 return change
             hold = change.hold
             _add(connection, change, wish.watches)
+            if hold.draws:
+                drawn = (wish.id, json.dumps(hold.draws))
+                connection.execute("INSERT OR REPLACE INTO store_draws VALUES (?, ?)", drawn)
             for watch in wish.watches:
                 if watch.ends_at is not None and watch.account in endless:
                     # A correction made it, which did not know of its window.
@@ -125,7 +134,8 @@ class SQLiteStore:
         now = self._now(now)
         with self._transactions as connection:
             before, _, due = _find(connection, hold)
-            change = rule.settle(before, actual, accounts, completed=completed)
+            around = _around(connection, before)
+            change = rule.settle(before, actual, accounts, completed=completed, around=around)
             _add(connection, change)
             if before is None:
                 after = change.hold
@@ -148,7 +158,7 @@ class SQLiteStore:
         now = self._now(now)
         with self._transactions as connection:
             before, keyed, due = _find(connection, hold)
-            change = rule.release(before, token)
+            change = rule.release(before, token, _around(connection, before))
             if before is None:
                 return False
             if change is None:
@@ -207,7 +217,7 @@ class SQLiteStore:
 
     def _expire(self, connection: sqlite3.Connection, name: str, now: float) -> None:
         before, _, _ = _find(connection, name)
-        change = rule.expire(before, now) if before is not None else None
+        change = rule.expire(before, now, _around(connection, before)) if before is not None else None
         if before is None or change is None:
             return
         _add(connection, change)
@@ -269,14 +279,29 @@ class SQLiteStore:
 
 def _find(connection: sqlite3.Connection, name: str) -> tuple[Hold | None, bool, float]:
     """A hold, whether its operation was named, and when it expires or is forgotten."""
-    row = connection.execute(
-        "SELECT state, amount, booked, accounts, expires_at, keyed, due, token FROM store_holds WHERE id = ?",
-        (name,),
-    ).fetchone()
+    row = connection.execute(_HOLD, (name,)).fetchone()
     if row is None:
         return None, False, 0.0
-    state, amount, booked, keys, expires_at, keyed, due, token = row
-    return Hold(HoldState(state), amount, booked, _as_names(keys), expires_at, token), bool(keyed), due
+    state, amount, booked, keys, expires_at, keyed, due, token, drawn = row
+    draws = tuple(Draw(*each) for each in json.loads(drawn)) if drawn else ()
+    hold = Hold(HoldState(state), amount, booked, _as_names(keys), expires_at, token, draws)
+    return hold, bool(keyed), due
+
+
+def _holds(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, Hold]:
+    found = {name: _find(connection, name)[0] for name in names}
+    return {name: hold for name, hold in found.items() if hold is not None}
+
+
+def _drawable(connection: sqlite3.Connection, wish: Reserve) -> tuple[Around, ...]:
+    return drawable(wish.within, _holds(connection, wish.within), rule.booked_in(wish))
+
+
+def _around(connection: sqlite3.Connection, hold: Hold | None) -> dict[str, Hold]:
+    """The holds that one draws on."""
+    if hold is None or not hold.draws:
+        return {}
+    return _holds(connection, [draw.hold for draw in hold.draws if draw.hold])
 
 
 def _until(before: Hold, due: float, now: float) -> float:
@@ -323,6 +348,10 @@ def _among(statement: str, number: int) -> str:
 
 def _add(connection: sqlite3.Connection, change: Change, watches: Iterable[Watch] = ()) -> None:
     """Add a change to each of its accounts; ``watches`` say how long new ones are kept."""
+    for paid in change.around:
+        connection.execute("UPDATE store_holds SET amount = ? WHERE id = ?", (paid.hold.amount, paid.name))
+        among = _among("UPDATE store_accounts SET reserved = reserved + ?", len(paid.hold.accounts))
+        connection.execute(among, (paid.reserved, *paid.hold.accounts))
     keys = change.hold.accounts
     if not keys:
         return

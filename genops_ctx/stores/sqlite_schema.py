@@ -72,4 +72,16 @@ def _tokens(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE store_holds ADD COLUMN token TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS = (_accounts_holds_controls_marks, _marks_end, _tokens)
+def _draws(connection: sqlite3.Connection) -> None:
+    """Version 4: what holds have taken from those around them.
+
+    A table of its own, and a trigger that empties it: processes of the version before may still be at
+    work in the file, and write holds as they know them.
+    """
+    connection.execute("CREATE TABLE store_draws (hold TEXT PRIMARY KEY, draws TEXT NOT NULL) WITHOUT ROWID")
+    gone = "BEGIN DELETE FROM store_draws WHERE hold = OLD.id; END"
+    connection.execute(f"CREATE TRIGGER store_draws_over AFTER UPDATE OF state ON store_holds {gone}")
+    connection.execute(f"CREATE TRIGGER store_draws_gone AFTER DELETE ON store_holds {gone}")
+
+
+MIGRATIONS = (_accounts_holds_controls_marks, _marks_end, _tokens, _draws)

@@ -12,7 +12,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,57 @@ def test_killed_at_every_step(whole: Installation) -> None:
         killed = whole.another(str(point))
         assert steps_of(killed, killed_at=point) == point - 1
         check(killed, f"killed at step {point} of {number}")
+
+
+WHOLE = 25_000
+
+
+def nested(installation: Installation) -> None:
+    """A call that sets aside what its whole block may cost, and two inside that draw on it."""
+    books = installation.open()
+    books.catch_up(NOW)
+    whole = call("whole", NOW)
+    whole = replace(whole, expectation=Expectation(WHOLE, "max_cost", at_most=False))
+    outer = run(books, admit(whole, None))
+    assert isinstance(outer, Admitted)
+    cost = Line(LineKind.COST, COST, CostSource.REPORTED, Exactness.EXACT)
+    for name in ("first", "second"):
+        inner = run(books, admit(replace(call(name, NOW), within=(outer.hold,)), None))
+        assert isinstance(inner, Admitted)
+        (installation.folder / name).touch()
+        run(books, finish(inner, Report(Outcome.COMPLETED, NOW + 1, costs=(cost,)), NoPrices(), None))
+    run(books, finish(outer, Report(Outcome.NOT_SENT, NOW + 2), NoPrices(), None))
+
+
+def test_calls_inside_another_killed_at_every_step(
+    whole: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in flight is lost, and with what is known makes up what was set aside: no less, no more."""
+    monkeypatch.setitem(globals(), "work", nested)
+    number = steps_of(whole.another("whole"), killed_at=0)
+    assert number > 40
+    ends = set()
+    for point in range(number + 1):
+        killed = whole.another(str(point))
+        steps_of(killed, killed_at=point)
+        where = f"killed at step {point} of {number}"
+        books = killed.open()
+        books.catch_up(NOW + 3)
+        seen = [sum(account) for account in books.store.accounts(ACCOUNTS).values()]
+        assert set(seen) in ({0}, {WHOLE}, {2 * COST}), where
+        for later in (EXPIRED, EXPIRED + 1):
+            books.catch_up(later)
+        spent = {account.spent for account in books.store.accounts(ACCOUNTS).values()}
+        assert {account.reserved for account in books.store.accounts(ACCOUNTS).values()} == {0}, where
+        charges = list(books.ledger.charges())
+        assert spent == {sum(one.nanos for one in charges)} == {seen[0]}, where
+        for name in ("first", "second"):
+            if (killed.folder / name).exists():
+                (charge,) = [one for one in charges if one.operation == name]
+                assert charge.nanos == (COST if charge.outcome == Outcome.COMPLETED else RESERVED), where
+        ends |= spent
+        books.close()
+    assert ends == {0, WHOLE, 2 * COST}
 
 
 def test_killed_again_while_starting_again(whole: Installation) -> None:

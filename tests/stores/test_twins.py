@@ -51,10 +51,19 @@ Step = Callable[[AccountStore, float], Any]
 
 
 def reserve(
-    name: str, amount: int, on: list[Watch], life: float, at_most: bool, free: bool, keyed: bool, token: str
+    name: str,
+    amount: int,
+    on: list[Watch],
+    life: float,
+    at_most: bool,
+    free: bool,
+    keyed: bool,
+    token: str,
+    within: list[str],
 ) -> Step:
     def step(store: AccountStore, now: float) -> Any:
         wish = Reserve(name, amount, tuple(on), now + life, at_most, free, keyed, f"memo of {name}", token)
+        wish = wish._replace(within=tuple(one for one in within if one != name))
         return store.reserve(wish, now)
 
     return step
@@ -90,6 +99,7 @@ reserves = st.builds(
     rarely,
     flags,
     tokens,
+    st.lists(names, max_size=3, unique=True),
 )
 steps = st.one_of(
     reserves,
@@ -187,6 +197,8 @@ def test_the_histories_reach_refusals_windows_and_frozen_scopes() -> None:
                 reached.add("passed")
             elif isinstance(answer, list) and answer:
                 reached.add("lost")
+            if any(draw.hold and draw.amount for hold in store._holds.values() for draw in hold.draws):
+                reached.add("drawn")
 
     look()
-    assert reached == {"refused", "frozen", "window", "passed", "lost"}
+    assert reached == {"refused", "frozen", "window", "passed", "lost", "drawn"}

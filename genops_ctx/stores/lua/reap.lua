@@ -3,7 +3,7 @@ local most = tonumber(ARGV[7])
 local upto = string.format("%.17g", now)
 local due = redis.call("ZRANGEBYSCORE", DUE, "-inf", upto, "LIMIT", 0, most)
 for _, id in ipairs(due) do
-  local hold = find(id)
+  local hold, draws = find(id)
   if not hold then
     redis.call("ZREM", DUE, id)
   elseif hold[STATE] ~= "held" then
@@ -11,6 +11,7 @@ for _, id in ipairs(due) do
   elseif hold[EXPIRES_AT] <= now then
     local amount, nanos = hold[AMOUNT], hold[AMOUNT + 1]
     book(hold, amount, nanos, -amount, -nanos)
+    pay(hold, draws, amount, nanos)
     redis.call("HSET", LOSSES, id, cmsgpack.pack(hold))
     hold[STATE], hold[BOOKED], hold[BOOKED + 1], hold[MEMO] = "lost", amount, nanos, ""
     hold[FORGET_AT] = now + tonumber(ARGV[8])

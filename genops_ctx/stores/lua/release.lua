@@ -1,6 +1,6 @@
 -- ARGV 7 id, 8 seconds that a named end is remembered, 9 token of the reserve that made it, or ""
 local id = ARGV[7]
-local hold = find(id)
+local hold, draws = find(id)
 if not hold or (ARGV[9] ~= "" and hold[TOKEN] ~= ARGV[9]) then
   return answer(0)
 end
@@ -9,6 +9,7 @@ if hold[STATE] ~= "held" and hold[STATE] ~= "lost" then
 end
 if hold[STATE] == "held" then
   book(hold, -hold[BOOKED], -hold[BOOKED + 1], -hold[AMOUNT], -hold[AMOUNT + 1])
+  pay(hold, draws, 0, 0)
 else
   book(hold, -hold[BOOKED], -hold[BOOKED + 1], 0, 0)
   redis.call("HDEL", LOSSES, id)

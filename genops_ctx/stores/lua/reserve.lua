@@ -1,5 +1,6 @@
 -- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 token, 15 number of watches; then for each:
 -- account, limit, starts_at, ends_at or "", enforced, control or "", kept until or "", before or "", n, n further accounts
+-- then n, n holds of the calls around, innermost first, that it draws on
 if meta[5] and server < tonumber(meta[5]) then
   -- Begun anew a moment ago: clients still tell of their calls in flight.
   return answer("closed", string.format("%.3f", meta[5] - server))
@@ -42,6 +43,57 @@ for index = 1, tonumber(ARGV[15]) do
   end
   watches[index] = watch
   at = at + 9 + further
+end
+
+local around = {}
+for place = at + 1, at + tonumber(ARGV[at]) do
+  local hold, draws = find(ARGV[place])
+  if hold and hold[STATE] == "held" then
+    around[#around + 1] = {name = ARGV[place], hold = hold, draws = draws, accounts = accounts_of(hold)}
+  end
+end
+local function counts_in(watch, names)
+  local found = names[watch.account]
+  for _, name in ipairs(watch.also) do
+    found = found or names[name]
+  end
+  return found
+end
+for index = #around, 1, -1 do
+  local shared = false
+  for _, watch in ipairs(watches) do
+    shared = shared or counts_in(watch, around[index].accounts)
+  end
+  if not shared then
+    table.remove(around, index)
+  end
+end
+-- How much it may reserve under a limit with so much left.
+local function reach(left, left_nanos, watch)
+  local room, room_nanos, reached, reached_nanos = left, left_nanos, 0, 0
+  if left < 0 then
+    room, room_nanos = 0, 0
+  end
+  for _, each in ipairs(around) do
+    local step, step_nanos, short = each.hold[AMOUNT], each.hold[AMOUNT + 1], false
+    if not counts_in(watch, each.accounts) then
+      -- It is drawn on all the same, in its turn, and helps nothing here.
+      if less(room, room_nanos, step, step_nanos) then
+        step, step_nanos, short = room, room_nanos, true
+      end
+      room, room_nanos = tidy(room - step, room_nanos - step_nanos)
+    end
+    reached, reached_nanos = tidy(reached + step, reached_nanos + step_nanos)
+    if short then
+      room, room_nanos = 0, 0
+      break
+    end
+  end
+  reached, reached_nanos = tidy(reached + room, reached_nanos + room_nanos)
+  if reached == 0 and reached_nanos == 0 then
+    return left, left_nanos
+  end
+  return reached, reached_nanos
 end
 
 local accounts = {}
@@ -96,6 +148,9 @@ for index, watch in ipairs(watches) do
     counted = {spent, spent_nanos, reserved, reserved_nanos}
   end
   local left, left_nanos = tidy(limit - counted[1] - counted[3], limit_nanos - counted[2] - counted[4])
+  if #around > 0 then
+    left, left_nanos = reach(left, left_nanos, watch)
+  end
   local refusal = {index - 1, counted, show(limit, limit_nanos)}
   local frozen = control and control[1]
   if frozen and not watch.observed then
@@ -120,6 +175,29 @@ if tightest then
 end
 
 local hold = {"held", amount, amount_nanos, 0, 0, tonumber(ARGV[9]) + ahead, ARGV[12] == "1" and 1 or 0, 0, ARGV[13], ARGV[14]}
+local draws
+if #around > 0 then
+  draws = {}
+  local rest, rest_nanos = amount, amount_nanos
+  for _, each in ipairs(around) do
+    local from = each.hold
+    local taken, taken_nanos = rest, rest_nanos
+    if less(from[AMOUNT], from[AMOUNT + 1], rest, rest_nanos) then
+      taken, taken_nanos = from[AMOUNT], from[AMOUNT + 1]
+    end
+    rest, rest_nanos = tidy(rest - taken, rest_nanos - taken_nanos)
+    draws[#draws + 1], draws[#draws + 2], draws[#draws + 3] = each.name, taken, taken_nanos
+    book(from, 0, 0, -taken, -taken_nanos)
+    from[AMOUNT], from[AMOUNT + 1] = tidy(from[AMOUNT] - taken, from[AMOUNT + 1] - taken_nanos)
+    keep(each.name, from, each.draws)
+  end
+  if rest > 0 or rest_nanos > 0 then
+    draws[#draws + 1], draws[#draws + 2], draws[#draws + 3] = "", rest, rest_nanos
+  end
+  for index, text in ipairs(redis.call("HMGET", ACCOUNTS, unpack(names))) do
+    accounts[names[index]] = read_account(text)
+  end
+end
 local booked, new, ends = {}, {}, {}
 for _, watch in ipairs(watches) do
   local name = watch.account
@@ -142,7 +220,7 @@ end
 if #ends > 0 then
   redis.call("ZADD", SWEEP, "NX", unpack(ends))
 end
-keep(id, hold)
+keep(id, hold, draws)
 local passed = {}
 for _, each in ipairs(soft) do
   if less(each[2], each[3], amount, amount_nanos) then
