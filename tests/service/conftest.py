@@ -89,8 +89,10 @@ def serve(keys: MemoryKeys) -> Iterator[Serve]:
 
     with ExitStack() as stack:
 
-        def start(base_url: str, *, settings: Settings | None = None, **options: Any) -> str:
-            before = reset_runtime(Runtime(settings or Settings()))
+        def start(
+            base_url: str, *, settings: Settings | None = None, runtime: Runtime | None = None, **options: Any
+        ) -> str:
+            before = reset_runtime(runtime or Runtime(settings or Settings()))
             stack.callback(reset_runtime, before)
             app = create_app(base_url=base_url, api_key=FLOWISE_KEY, keys=keys, **options)
             return stack.enter_context(InThread(app)).url
