@@ -131,6 +131,10 @@ class Governor(GenOpsFlowiseAdapter):
             self._open(runtime, flow, fields, must_exist=must_exist, terms=terms), perform, left
         )
 
+    def target_of(self, flow: str) -> str:
+        """What breakers call a flow of an id."""
+        return f"{self.base_url}/{flow.lower() if _is_uuid(flow) else flow}"
+
     def _open(
         self,
         runtime: Runtime,

@@ -4,27 +4,24 @@ Amounts are strings of dollars, times ISO with an offset. What is done is on rec
 that did it.
 """
 
-import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..controls import Controls, Row
-from ..core.errors import ConfigurationError, GovernanceError
+from ..core.errors import ConfigurationError
 from ..core.money import dollars, nanos_down, parse_dollars
 from ..core.ports import AuditEvent
 from ..runtime import get_runtime
-from .access import Access, secret_of
+from .access import Access
 from .keys import ClientKey, KeyStore, Role, new_key, rotated
+from .operators import done, holder_of
 
 __all__ = ["admin_routes"]
-
-T = TypeVar("T")
 
 MOST_AUDITS = 1000
 
@@ -118,23 +115,9 @@ class Audit(BaseModel):
 def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
     """The routes, for the keys of this store."""
 
-    def holder_of(*roles: Role) -> Callable[[Request], Any]:
-        async def holder(request: Request) -> ClientKey:
-            try:
-                key = await access.client_of(secret_of(request.headers))
-            except GovernanceError:
-                raise HTTPException(503, "the keys cannot be read") from None
-            if key is None:
-                raise HTTPException(401, "a valid key is needed", {"WWW-Authenticate": "Bearer"})
-            if key.role not in roles:
-                raise HTTPException(403, f"this needs a key with the role {' or '.join(roles)}")
-            return key
-
-        return holder
-
-    anybody = Annotated[ClientKey, Depends(holder_of(*Role))]
-    operator = Annotated[ClientKey, Depends(holder_of(Role.OPERATOR, Role.ADMIN))]
-    admin = Annotated[ClientKey, Depends(holder_of(Role.ADMIN))]
+    anybody = Annotated[ClientKey, Depends(holder_of(access, *Role))]
+    operator = Annotated[ClientKey, Depends(holder_of(access, Role.OPERATOR, Role.ADMIN))]
+    admin = Annotated[ClientKey, Depends(holder_of(access, Role.ADMIN))]
     refused: dict[int | str, dict[str, Any]] = {
         400: {"description": "A bad value"},
         401: {"description": "No valid key"},
@@ -145,23 +128,23 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
 
     @routes.get("/budgets/me", tags=["budgets"], summary="What the caller's own limits leave")
     async def mine(key: anybody) -> list[Remaining]:
-        return await _done(lambda: _remaining(key))
+        return await done(lambda: _remaining(key))
 
     @routes.get("/budgets", tags=["budgets"], summary="Every budget of the settings, and every open account")
     async def budgets(key: operator) -> list[BudgetState]:
         runtime = get_runtime()
-        rows = await _done(lambda: _controls(key).rows(runtime.settings.budgets))
+        rows = await done(lambda: _controls(key).rows(runtime.settings.budgets))
         return [_state(row) for row in rows]
 
     @routes.post(
         "/budgets/{scope}/freeze", tags=["budgets"], summary="Refuse a scope's calls, or let them in"
     )
     async def freeze(scope: str, wish: Freeze, key: operator) -> None:
-        await _done(lambda: _controls(key).freeze(scope, frozen=wish.frozen, reason=wish.reason))
+        await done(lambda: _controls(key).freeze(scope, frozen=wish.frozen, reason=wish.reason))
 
     @routes.post("/budgets/{scope}/grant", tags=["budgets"], summary="Add to a scope's limits for a while")
     async def grant(scope: str, wish: Grant, key: operator) -> None:
-        await _done(
+        await done(
             lambda: _controls(key).grant(
                 scope, nanos_down(parse_dollars(wish.amount)), wish.until.timestamp(), reason=wish.reason
             )
@@ -169,7 +152,7 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
 
     @routes.post("/budgets/{scope}/reset", tags=["budgets"], summary="Begin a scope's open windows anew")
     async def reset(scope: str, wish: Reset, key: operator) -> Taken:
-        taken = await _done(lambda: _controls(key).reset(scope, wish.window, reason=wish.reason))
+        taken = await done(lambda: _controls(key).reset(scope, wish.window, reason=wish.reason))
         return Taken(taken={account: _usd(nanos) for account, nanos in taken.items()})
 
     @routes.get("/audits", tags=["audits"], summary="What operators and policies did, the newest first")
@@ -178,12 +161,12 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
         action: Annotated[str | None, Query(max_length=100)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_AUDITS)] = 100,
     ) -> list[Audit]:
-        events = await _done(lambda: list(get_runtime().books.ledger.audits(action)))
+        events = await done(lambda: list(get_runtime().books.ledger.audits(action)))
         return [_audit(event) for event in reversed(events[-limit:])]
 
     @routes.get("/keys", tags=["keys"], summary="All keys, also those that are over; none is shown")
     async def list_keys(key: admin) -> list[KeyShown]:
-        return [_shown(one) for one in await _done(keys.keys)]
+        return [_shown(one) for one in await done(keys.keys)]
 
     @routes.post("/keys", tags=["keys"], status_code=201, summary="Make a key; it is shown this once")
     async def make(wish: KeyWish, key: admin) -> KeyMade:
@@ -201,7 +184,7 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
             _record("key_created", made, key)
             return KeyMade(**_shown(made).model_dump(), key=secret)
 
-        return await _done(work)
+        return await done(work)
 
     @routes.post("/keys/{key_id}/rotate", tags=["keys"], summary="A new key; the old one goes on for a while")
     async def rotate(
@@ -213,7 +196,7 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
             _record("key_rotated", again, key)
             return KeyMade(**_shown(again).model_dump(), key=secret)
 
-        made = await _done(work)
+        made = await done(work)
         access.forget()
         return made
 
@@ -224,20 +207,10 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
             keys.put(ended)
             _record("key_revoked", ended, key)
 
-        await _done(work)
+        await done(work)
         access.forget()
 
     return routes
-
-
-async def _done(work: Callable[[], T]) -> T:
-    """Work that asks stores and ledgers, away from the event loop; its errors as answers."""
-    try:
-        return await asyncio.to_thread(work)
-    except ConfigurationError as error:
-        raise HTTPException(400, str(error)) from None
-    except GovernanceError:
-        raise HTTPException(503, "store or ledger does not answer") from None
 
 
 def _controls(key: ClientKey) -> Controls:

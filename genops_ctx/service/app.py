@@ -18,6 +18,7 @@ from ..runtime import Runtime, get_runtime
 from ..settings import load_settings
 from .access import Access
 from .admin import admin_routes
+from .breakers import breaker_routes
 from .configuration import ServiceSettings
 from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
@@ -92,6 +93,7 @@ def create_app(
     app.add_middleware(OriginsMiddleware, access=access)
 
     app.include_router(admin_routes(access, store))
+    app.include_router(breaker_routes(access, gateway.instances))
 
     if receivers is not None:
         app.mount(MOUNTED_AT, receivers)

@@ -45,7 +45,7 @@ class Gateway:
         self._governor = governor
         self._access = access
         self._settings = settings
-        self._instances = Instances(governor, settings)
+        self.instances = Instances(governor, settings)
         self._session: aiohttp.ClientSession | None = None
 
     async def ping(self) -> bool:
@@ -134,7 +134,7 @@ class Gateway:
         async def send(to: Instance, path: str, content: bytes | None, left: float) -> aiohttp.ClientResponse:
             return await self._ask(request, to.governor, path, body, content, left)
 
-        relay = Relay(asking, self._instances, self._settings, send)
+        relay = Relay(asking, self.instances, self._settings, send)
         try:
             with (
                 remote_parent(request.headers),

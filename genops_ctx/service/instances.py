@@ -80,6 +80,14 @@ class Instances:
         """Whether a call is anything but sent once to one place."""
         return bool(self.retry or self.cache or self._fallbacks)
 
+    def breaker_of(self, flow: str, instance: str = "") -> tuple[CircuitBreaker, str] | None:
+        """The breaker of a flow, and what it watches; None where there is none."""
+        there = self._others.get(instance) if instance else self.main
+        if there is None or there.resilience is None or there.resilience.breaker is None:
+            return None
+        breaker = there.resilience.breaker
+        return breaker, there.governor.target_of(flow) if breaker.per_target else ""
+
     def destinations(self, flow: str) -> list[Destination]:
         """Where calls of a flow go, the first one first."""
         to = self._fallbacks.get(flow.lower(), self._fallbacks.get("*", ()))

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from genops_ctx import Budget
+from genops_ctx.runtime import get_runtime
 from genops_ctx.service.configuration import ServiceSettings
 from genops_ctx.settings import Settings
 from genops_ctx.testing import Flow, FlowiseStandIn
@@ -71,6 +72,27 @@ def test_a_breaker_of_a_whole_flowise(serve: Serve, client: NewClient) -> None:
         predict(service, FLOW, headers)
         predict(service, FLOW, headers)
         assert predict(service, OTHER, headers).status_code == 503
+
+
+def test_an_operator_sees_and_closes_a_breaker(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges
+) -> None:
+    flow = flowise.flow_id("graph")
+    service, headers = serve(flowise.url, options=options(breaker=2)), client()
+    operator = client("ops", role="operator")
+    flowise.fail_next(500, times=2)
+    assert [predict(service, flow, headers).status_code for _ in range(3)] == [500, 500, 503]
+    url = f"{service}/flows/{flow}/breaker"
+    assert requests.get(url, headers=headers, timeout=5).status_code == 403
+    assert requests.get(url, timeout=5).status_code == 401
+    seen = requests.get(url, headers=operator, timeout=5).json()
+    assert (seen["state"], seen["failures"]) == ("open", 2)
+    assert 55 <= seen["retry_after"] <= 60
+    assert requests.post(f"{url}/reset", headers=operator, timeout=5).json()["state"] == "closed"
+    assert predict(service, flow, headers).status_code == 200
+    (audit,) = get_runtime().books.ledger.audits("breaker_reset")
+    assert audit.actor.startswith("key ")
+    assert requests.get(url, params={"instance": "x"}, headers=operator, timeout=5).status_code == 404
 
 
 def test_what_a_caller_does_wrong_opens_no_breaker(serve: Serve, client: NewClient) -> None:

@@ -1,0 +1,42 @@
+"""Who may do what over HTTP, by the role of the key, and what is answered where it cannot be done."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, Request
+
+from ..core.errors import ConfigurationError, GovernanceError
+from .access import Access, secret_of
+from .keys import ClientKey, Role
+
+__all__ = ["done", "holder_of"]
+
+T = TypeVar("T")
+
+
+def holder_of(access: Access, *roles: Role) -> Callable[[Request], Any]:
+    """A dependency: the key of the request, which has one of these roles; 401, 403 or 503 without."""
+
+    async def holder(request: Request) -> ClientKey:
+        try:
+            key = await access.client_of(secret_of(request.headers))
+        except GovernanceError:
+            raise HTTPException(503, "the keys cannot be read") from None
+        if key is None:
+            raise HTTPException(401, "a valid key is needed", {"WWW-Authenticate": "Bearer"})
+        if key.role not in roles:
+            raise HTTPException(403, f"this needs a key with the role {' or '.join(roles)}")
+        return key
+
+    return holder
+
+
+async def done(work: Callable[[], T]) -> T:
+    """Work that asks stores and ledgers, away from the event loop; its errors as answers."""
+    try:
+        return await asyncio.to_thread(work)
+    except ConfigurationError as error:
+        raise HTTPException(400, str(error)) from None
+    except GovernanceError:
+        raise HTTPException(503, "store or ledger does not answer") from None
