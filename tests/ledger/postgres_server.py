@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,17 @@ class PostgresServer:
     Its folder is none of pytest's, which are open to their owner only: the server's user may be another.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        user: str = "tests",
+        password: str = "hunter2",
+        made_with: Sequence[str] = ("--auth=scram-sha-256",),
+        started_with: Sequence[str] = ("-c", "max_connections=150"),
+    ) -> None:
+        self.user = user
+        self.password = password
+        self.made_with = made_with
+        self.started_with = started_with
         self.programs = needed()
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self.port = free_port()
@@ -58,14 +69,14 @@ class PostgresServer:
 
     def make(self) -> None:
         data, secret = self.folder / "data", self.folder / "secret"
-        secret.write_text("hunter2")
+        secret.write_text(self.password)
         if NOBODY_SPECIAL:
             shutil.chown(self.folder, NOBODY_SPECIAL)
             shutil.chown(secret, NOBODY_SPECIAL)
         made = subprocess.run(
             [
-                *(self.programs / "initdb", "-D", data, "-U", "tests", "--pwfile", secret),
-                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+                *(self.programs / "initdb", "-D", data, "-U", self.user, "--pwfile", secret),
+                *(*self.made_with, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
             ],
             capture_output=True,
             text=True,
@@ -82,7 +93,7 @@ class PostgresServer:
             self.process = subprocess.Popen(
                 [
                     *(self.programs / "postgres", "-D", self.folder / "data", "-p", str(self.port)),
-                    *("-c", "listen_addresses=127.0.0.1", "-k", "", "-c", "max_connections=150"),
+                    *("-c", "listen_addresses=127.0.0.1", "-k", "", *self.started_with),
                 ],
                 stdout=log,
                 stderr=log,
@@ -107,7 +118,7 @@ class PostgresServer:
             time.sleep(0.05)
 
     def url_of(self, database: str) -> str:
-        return f"postgresql://tests:hunter2@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
         """The address of an empty one."""
