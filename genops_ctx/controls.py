@@ -167,7 +167,8 @@ class Controls:
     def reset(self, scope: str, window: str | None = None, *, reason: str = "") -> dict[str, int]:
         """Take what a scope has spent in the windows open now (or in one) back to zero.
 
-        Returns the nano-dollars taken from each account. The charges stay in the ledger.
+        Returns the nano-dollars taken from each account: of two operators at the same moment one gets them.
+        The charges stay in the ledger. Where the ledger does not take the record of it, it is undone.
         """
         key = scope_key(scope)
         wanted = None if window is None else str(parse_window(window))
@@ -178,12 +179,15 @@ class Controls:
                 continue
             for part in (period.key, *period.also):
                 account = f"{owner}|{part}"
-                spent = accounts.get(account, Account()).spent
-                if spent:
-                    # The record first: a rebuild then knows of it, whatever happens between.
+                spent = self._store.reset(account)
+                if not spent:
+                    continue
+                try:
                     self._record("reset", account, reason, spent)
-                    self._store.adjust(account, -spent)
-                    taken[account] = spent
+                except BaseException:
+                    self._store.adjust(account, spent)  # else a rebuild would not know of it
+                    raise
+                taken[account] = spent
         return taken
 
     def rebuild(self, *, reason: str = "") -> dict[str, tuple[int, int]]:

@@ -125,7 +125,14 @@ class AccountStore(Protocol):
         ...
 
     def adjust(self, key: str, spent: int) -> None:
-        """Add to what an account has spent; for resets (negative) and corrections."""
+        """Add to what an account has spent; for corrections."""
+        ...
+
+    def reset(self, key: str) -> int:
+        """Take what an account has spent back to nothing, and return how much that was, in one step.
+
+        Of several who do so at once one is told all of it, the others 0.
+        """
         ...
 
     def control(self, key: str) -> Control: ...

@@ -118,6 +118,13 @@ class MemoryStore:
             account = self._accounts.get(key, Account())
             self._accounts[key] = account._replace(spent=account.spent + spent)
 
+    def reset(self, key: str) -> int:
+        with self._lock:
+            account = self._accounts.get(key, _EMPTY)
+            if account.spent:
+                self._accounts[key] = account._replace(spent=0)
+            return account.spent
+
     def control(self, key: str) -> Control:
         with self._lock:
             return self._controls.get(key, Control())

@@ -149,6 +149,9 @@ class RedisStore:
     def adjust(self, key: str, spent: int) -> None:
         self._ask(words.adjust(key, spent))
 
+    def reset(self, key: str) -> int:
+        return self._ask(words.reset(key))
+
     def control(self, key: str) -> Control:
         return self._ask(words.control(key))
 

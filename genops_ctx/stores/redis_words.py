@@ -33,6 +33,7 @@ __all__ = [
     "reap",
     "release",
     "reserve",
+    "reset",
     "restore_arguments",
     "set_control",
     "settle",
@@ -100,6 +101,10 @@ def accounts(keys: Sequence[str] | None) -> Transition[dict[str, Account]]:
 
 def adjust(key: str, spent: int) -> Transition[None]:
     return Transition("adjust", 0.0, (key, spent), _nothing)
+
+
+def reset(key: str) -> Transition[int]:
+    return Transition("reset", 0.0, (key,), lambda answer: int(answer[0]))
 
 
 def control(key: str) -> Transition[Control]:

@@ -251,6 +251,14 @@ class SQLiteStore:
                 (key, spent),
             )
 
+    def reset(self, key: str) -> int:
+        with self._transactions as connection:
+            row = connection.execute("SELECT spent FROM store_accounts WHERE key = ?", (key,)).fetchone()
+            spent = int(row[0]) if row is not None else 0
+            if spent:
+                connection.execute("UPDATE store_accounts SET spent = 0 WHERE key = ?", (key,))
+        return spent
+
     def control(self, key: str) -> Control:
         for _, frozen, granted, until in self._transactions.read(_among(_CONTROLS, 1), (key,)):
             return Control(bool(frozen), granted, until)

@@ -19,6 +19,7 @@ from genops_ctx import Budget, BudgetExceeded, configure, metered_call
 from genops_ctx.cli.budget_file import replaced
 from genops_ctx.controls import Controls, scope_key, scope_name
 from genops_ctx.core.errors import ConfigurationError, StoreError
+from genops_ctx.core.ports import AuditEvent
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, get_runtime, reset_runtime
 from genops_ctx.settings import Settings, load_settings
@@ -505,3 +506,36 @@ def test_a_store_that_restores_gets_accounts_and_what_operators_said() -> None:
     with pytest.raises(StoreError, match="another rebuild"):
         lossy.rebuild()
     assert Decimal(1) == sum(charge.cost for charge in get_runtime().books.ledger.charges())
+
+
+def test_two_operators_who_reset_at_the_same_moment_take_it_once() -> None:
+    clock = FixedClock()
+    budgets = (Budget("9/total", name="t"),)
+    first = controls(clock, budgets)
+    books = get_runtime().books
+    spend("3")
+
+    class Slow(MemoryLedger):
+        def audit(self, event: AuditEvent) -> None:
+            assert Controls(books.store, books.ledger, clock, "second").reset("all") == {}
+            super().audit(event)
+
+    ledger = Slow()
+    assert Controls(books.store, ledger, clock, "first").reset("all") == {"in:|total": 3 * 10**9}
+    assert [event.nanos for event in ledger.audits("reset")] == [3 * 10**9]
+    assert first.rows(budgets)[0].spent == 0
+
+
+def test_a_reset_that_cannot_be_recorded_is_undone() -> None:
+    clock = FixedClock()
+    budgets = (Budget("9/total", name="t"),)
+    desk = controls(clock, budgets)
+    spend("3")
+
+    class Full(MemoryLedger):
+        def audit(self, event: AuditEvent) -> None:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        Controls(get_runtime().books.store, Full(), clock).reset("all")
+    assert desk.rows(budgets)[0].spent == 3 * 10**9

@@ -129,6 +129,7 @@ steps = st.one_of(
         st.none() | st.tuples(amounts, st.sampled_from([0.0, 190.5])),
     ),
     st.builds(lambda key, spent: lambda store, now: store.adjust(key, spent), keys, st.integers(-50, 50)),
+    st.builds(lambda key: lambda store, now: store.reset(key), keys),
     st.builds(
         lambda until: lambda store, now: store.mark("alert", now, until),
         st.sampled_from([170.0, 300.0, 1e9]),
