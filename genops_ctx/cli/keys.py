@@ -35,7 +35,10 @@ def keys() -> None:
 @keys.command()
 @click.argument("name")
 @click.option(
-    "--role", type=click.Choice(["client", "operator", "admin"]), default="client", show_default=True
+    "--role",
+    type=click.Choice(["client", "monitor", "operator", "admin"]),
+    default="client",
+    show_default=True,
 )
 @click.option("--owner", multiple=True, metavar="KEY=VALUE", help="What its calls belong to: team=help …")
 @click.option("--flow", multiple=True, help="The only flow it may call, by id; repeated for several.")

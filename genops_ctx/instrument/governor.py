@@ -224,6 +224,10 @@ class Governor(GenOpsFlowiseAdapter):
             )
         return at_most
 
+    def knows(self, flow: str) -> bool:
+        """Whether Flowise has told of a flow with this id lately; nothing is asked."""
+        return self._directory.known(flow.lower()) is not None
+
     def _defaults(self) -> dict[str, str]:
         """Its own attribution; checked again only once it was changed."""
         if self._fixed is None or self._fixed[0] != self.governance_attrs:

@@ -58,7 +58,7 @@ class FlowDirectory:
             raise ConfigurationError("a flow is named by its id or its unique name, not by an empty string")
         reference = reference.strip()
         if _is_id(reference):
-            known = self._known(reference.lower())
+            known = self.known(reference.lower())
             return Flow(reference.lower(), known.name if known is not None and known.name else reference)
         flows = yield from self._flows(base_url, limits)
         named = [flow for flow in flows if flow.name == reference]
@@ -94,10 +94,7 @@ class FlowDirectory:
             kept = self._definitions.get(flow_id)
         if kept is None or kept[0] <= now:
             found = yield from self._fetch(flow_id, base_url, limits)
-            lasts = DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS
-            if kept is not None and isinstance(kept[1], FlowDefinition) and _says_nothing(found):
-                found = kept[1]  # what it was is the best that is known while Flowise cannot be asked
-            kept = (now + lasts, found)
+            kept = (now + (DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS), found)
             with self._lock:
                 self._definitions[flow_id] = kept
                 self._definitions.move_to_end(flow_id)
@@ -108,14 +105,6 @@ class FlowDirectory:
                 self._definitions.pop(flow_id, None)
             raise kept[1]
         return kept[1] if isinstance(kept[1], FlowDefinition) else None
-
-    def why_unknown(self, flow_id: str) -> FlowiseError | None:
-        """Why the definition could not be read when it was last asked for, where another try may read it."""
-        with self._lock:
-            kept = self._definitions.get(flow_id)
-        if kept is None or not isinstance(kept[1], FlowiseError) or not _says_nothing(kept[1]):
-            return None
-        return kept[1].with_traceback(None)
 
     def _fetch(self, flow_id: str, base_url: str, limits: Limits) -> HttpStory[FlowDefinition | FlowiseError]:
         what = f"reading flow {flow_id} at {base_url}"
@@ -131,7 +120,8 @@ class FlowDirectory:
             return error
         return parse_flow(raw if isinstance(raw, dict) else {})
 
-    def _known(self, flow_id: str) -> FlowSummary | None:
+    def known(self, flow_id: str) -> FlowSummary | None:
+        """What was read of a flow before; nothing is asked."""
         with self._lock:
             kept = self._definitions.get(flow_id)
             if kept is not None and isinstance(kept[1], FlowDefinition):
@@ -153,23 +143,10 @@ class FlowDirectory:
                 f"{error}. Naming a flow by its name needs that permission; its id works without",
                 problem=error.problem,
             ) from None
-        except FlowiseError as error:
-            if kept is None or fresh or not _says_nothing(error):
-                raise
-            with self._lock:
-                self._list = (now + ERROR_SECONDS, kept[1])
-            return kept[1]
         flows = parse_flow_list(raw)
         with self._lock:
             self._list = (now + LIST_SECONDS, flows)
         return flows
-
-
-def _says_nothing(found: FlowDefinition | FlowiseError) -> bool:
-    """It is no answer about the flow."""
-    return isinstance(found, FlowiseError) and not isinstance(
-        found, FlowiseNotFoundError | FlowisePermissionError | FlowiseAuthenticationError
-    )
 
 
 def _bounded(limits: Limits) -> Limits:

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
-from .keys import ClientKey, KeyStore, is_secret_of, is_valid, key_id_of
+from .keys import ClientKey, KeyStore, Role, is_secret_of, is_valid, key_id_of
 
 __all__ = ["Access", "secret_of"]
 
@@ -25,10 +25,15 @@ class Access:
         self._known: OrderedDict[str, tuple[float, ClientKey | None]] = OrderedDict()
 
     async def client_of(self, secret: str | None) -> ClientKey | None:
-        """The client that a secret belongs to; None for none that is good.
+        """The client that a secret belongs to; None for none that is good, and for one that may call nothing.
 
         Raises :class:`~genops_ctx.core.errors.StoreError` where the store does not answer.
         """
+        key = await self.key_of(secret)
+        return None if key is None or key.role is Role.MONITOR else key
+
+    async def key_of(self, secret: str | None) -> ClientKey | None:
+        """As :meth:`client_of`, whatever its role."""
         key = await self._find(secret)
         return key if secret and is_valid(key, secret, self._clock()) else None
 

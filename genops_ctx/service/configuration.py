@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from ..core.errors import ConfigurationError
 from ..settings import check_keys
-from .provider_settings import ProviderSettings, providers_in
 from .receiving import ReceiverSettings
 from .resilience_settings import (
     BreakerSettings,
@@ -46,6 +45,8 @@ class ServiceSettings:
     """say in every answer what it used, also where the request does not ask for it"""
     budget_headers: bool = True
     """say in headers what the tightest budget leaves"""
+    metrics: str = "keys"
+    """``keys``: those with the role monitor, operator or admin may read them; ``open``: everybody"""
     breaker: BreakerSettings | None = None
     rate_limit: tuple[RateSettings, ...] = ()
     cache: CacheSettings | None = None
@@ -54,8 +55,6 @@ class ServiceSettings:
     fallback: tuple[FallbackSettings, ...] = ()
     receivers: ReceiverSettings | None = None
     """trace receivers and model proxy, where there is a table ``[service.receivers]``"""
-    provider: tuple[ProviderSettings, ...] = ()
-    """of the chat endpoints"""
 
     def __post_init__(self) -> None:
         names = {instance.name for instance in self.instance}
@@ -66,12 +65,6 @@ class ServiceSettings:
                         f"fallback names the instance {place.instance!r}, and no [[service.instance]] "
                         "has that name"
                     )
-        for provider in self.provider:
-            if provider.instance and provider.instance not in names:
-                raise ConfigurationError(
-                    f"provider {provider.name!r} names the instance {provider.instance!r}, and no "
-                    "[[service.instance]] has that name"
-                )
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
@@ -97,6 +90,12 @@ def _yes_or_no(name: str, value: object) -> bool:
     return value
 
 
+def _metrics(name: str, value: object) -> str:
+    if value not in ("keys", "open"):
+        raise ConfigurationError(f'{name} must be "keys" or "open", not {value!r}')
+    return str(value)
+
+
 def _receivers(name: str, value: object) -> ReceiverSettings:
     if not isinstance(value, dict):
         raise ConfigurationError("receivers must be a table, [service.receivers]")
@@ -109,11 +108,11 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "connect_seconds": _seconds,
     "total_seconds": _seconds,
     "silent_seconds": _seconds,
-    "provider": lambda name, value: providers_in(value),
     "drain_seconds": lambda name, value: number(name, value, 0, 86_400),
     "retries": lambda name, value: whole(name, value, 0, 10),
     "usage": _yes_or_no,
     "budget_headers": _yes_or_no,
+    "metrics": _metrics,
     "breaker": BreakerSettings.read,
     "rate_limit": RateSettings.read_all,
     "cache": CacheSettings.read,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,6 +29,7 @@ from .forwarding import Forwarded, flow_in_query, forwarded_path, request_header
 from .instances import Instance, Instances
 from .refusals import Refusal, refusal_of, unreachable
 from .relay import Answer, Asking, Relay, Streaming
+from .unsent import Unsent
 
 if TYPE_CHECKING:
     import aiohttp
@@ -48,6 +48,7 @@ class Gateway:
         self._settings = settings
         self.instances = Instances(governor, settings)
         self._session: aiohttp.ClientSession | None = None
+        self._unsent = Unsent()
 
     async def ping(self) -> bool:
         """Whether Flowise answers."""
@@ -55,6 +56,7 @@ class Gateway:
             return reply.status == 200
 
     async def close(self) -> None:
+        await self._unsent.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -62,14 +64,25 @@ class Gateway:
     # -- one request ----------------------------------------------------------------------------
 
     async def answer(self, request: Request, path: str, path_key: str = "") -> Response:
-        """What comes of a request below ``/api/v1/``."""
+        """What comes of a request below ``/api/v1/``. A prediction without a charge is counted then."""
         forwarded = forwarded_path(request.method, path)
+        response = await self._answer(request, forwarded, path_key)
+        ended = getattr(request.state, "unsent_as", "")
+        if ended and forwarded is not None and forwarded.kind == "prediction":
+            client: ClientKey | None = getattr(request.state, "client", None)
+            told = client is not None and forwarded.flow in client.flows
+            flow = forwarded.flow if told or self._governor.knows(forwarded.flow) else ""
+            await self._unsent.count(ended, flow, {} if client is None else client.attribution)
+        return response
+
+    async def _answer(self, request: Request, forwarded: Forwarded | None, path_key: str) -> Response:
         if forwarded is None:
             return _refused(request, Refusal(404, "not_passed_on", "There is nothing here.", {}))
         if forwarded.kind == "open":
             return await self._pass(request, forwarded, b"")
         try:
             client = await self._access.client_of(secret_of(request.headers, path_key))
+            request.state.client = client
             if client is None:
                 return _refused(request, Refusal(401, "unauthorized", "A valid key is needed.", {}))
             flow = forwarded.flow
@@ -87,6 +100,7 @@ class Gateway:
         except TimeoutError:
             return _refused(request, Refusal(408, "too_slow", "The request did not come in time.", {}))
         except ClientDisconnect:
+            request.state.unsent_as = "abandoned"
             return Response(status_code=499)
         if forwarded.kind == "prediction":
             return await self._predict(request, forwarded, client, body)
@@ -144,6 +158,8 @@ class Gateway:
                 answer = await relay.run()
         except Exception as error:
             return await self._failed(request, error, relay, streams)
+        if isinstance(answer, Answer) and answer.cached:
+            request.state.unsent_as = "cached"
         usage = (wishes.usage or self._settings.usage) and not client.origins  # no visitor's to know
         return await self._told(answer, relay, usage=usage)
 
@@ -209,11 +225,10 @@ class Gateway:
         headers |= outgoing_headers(url)
         if content is not None:
             headers["content-type"] = "application/json"
-        sent = body if content is None else content
         return await self._link().request(
             request.method,
             f"{url}?{query}" if query else url,
-            data=BytesIO(sent) if sent else None,  # written piece by piece: other requests go on
+            data=(body if content is None else content) or None,
             headers=headers,
             allow_redirects=False,
             timeout=self._timeout(left),
@@ -271,6 +286,8 @@ def _refused(
     a widget, which accepts events only, shows people nothing else."""
     widget = request.headers.get("accept", "").startswith("text/event-stream")
     headers = {**refusal.headers(), **(more or {})}
+    if not more:  # nothing was booked
+        request.state.unsent_as = "error" if refusal.status in (502, 504) else "refused"
     if widget or (streams and refusal.status not in (400, 401, 404, 413)):
         headers |= {"cache-control": "no-cache", "x-genops-refused": refusal.code}
         return Response(refusal.events(), 200, headers, "text/event-stream")

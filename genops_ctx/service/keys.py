@@ -40,6 +40,8 @@ class Role(StrEnum):
 
     CLIENT = "client"
     """call flows"""
+    MONITOR = "monitor"
+    """read metrics, and nothing else"""
     OPERATOR = "operator"
     """see budgets, providers and audits too, and reset, freeze and grant"""
     ADMIN = "admin"

@@ -98,7 +98,7 @@ def test_what_goes_in_comes_out(store: KeyStore) -> None:
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"role": "root"}, "client, operator, admin"),
+        ({"role": "root"}, "client, monitor, operator, admin"),
         ({"origins": ("www.example.com",)}, "https://www.example.com"),
         ({"origins": ("https://www.example.com/path",)}, "without a path"),
         ({"expires_at": NOW}, "cannot expire before"),
@@ -110,4 +110,4 @@ def test_bad_keys_are_refused(options: dict[str, object], said: str) -> None:
 
 
 def test_roles_are_written_as_they_are_said() -> None:
-    assert [str(role) for role in Role] == ["client", "operator", "admin"]
+    assert [str(role) for role in Role] == ["client", "monitor", "operator", "admin"]
