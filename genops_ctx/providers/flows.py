@@ -94,7 +94,10 @@ class FlowDirectory:
             kept = self._definitions.get(flow_id)
         if kept is None or kept[0] <= now:
             found = yield from self._fetch(flow_id, base_url, limits)
-            kept = (now + (DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS), found)
+            lasts = DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS
+            if kept is not None and isinstance(kept[1], FlowDefinition) and _says_nothing(found):
+                found = kept[1]  # what it was is the best that is known while Flowise cannot be asked
+            kept = (now + lasts, found)
             with self._lock:
                 self._definitions[flow_id] = kept
                 self._definitions.move_to_end(flow_id)
@@ -105,6 +108,14 @@ class FlowDirectory:
                 self._definitions.pop(flow_id, None)
             raise kept[1]
         return kept[1] if isinstance(kept[1], FlowDefinition) else None
+
+    def why_unknown(self, flow_id: str) -> FlowiseError | None:
+        """Why the definition could not be read when it was last asked for, where another try may read it."""
+        with self._lock:
+            kept = self._definitions.get(flow_id)
+        if kept is None or not isinstance(kept[1], FlowiseError) or not _says_nothing(kept[1]):
+            return None
+        return kept[1].with_traceback(None)
 
     def _fetch(self, flow_id: str, base_url: str, limits: Limits) -> HttpStory[FlowDefinition | FlowiseError]:
         what = f"reading flow {flow_id} at {base_url}"
@@ -143,10 +154,23 @@ class FlowDirectory:
                 f"{error}. Naming a flow by its name needs that permission; its id works without",
                 problem=error.problem,
             ) from None
+        except FlowiseError as error:
+            if kept is None or fresh or not _says_nothing(error):
+                raise
+            with self._lock:
+                self._list = (now + ERROR_SECONDS, kept[1])
+            return kept[1]
         flows = parse_flow_list(raw)
         with self._lock:
             self._list = (now + LIST_SECONDS, flows)
         return flows
+
+
+def _says_nothing(found: FlowDefinition | FlowiseError) -> bool:
+    """It is no answer about the flow."""
+    return isinstance(found, FlowiseError) and not isinstance(
+        found, FlowiseNotFoundError | FlowisePermissionError | FlowiseAuthenticationError
+    )
 
 
 def _bounded(limits: Limits) -> Limits:

@@ -167,6 +167,9 @@ class PredictingClient(FlowiseClient):
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
         override: Mapping[str, Any] = body.get("overrideConfig", {})
         if asked.parameters is not None:
+            unread = self._directory.why_unknown(flow.id) if definition is None else None
+            if unread is not None:
+                raise unread
             changed = with_parameters(flow.name, definition, asked.parameters, override)
             body["overrideConfig"], definition = changed
         shared = "chatId" in body or bool(override.get("sessionId"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from ..wire.openai_api import MAX_READ_BYTES, CallReader, asking_for_usage, read_request
@@ -93,7 +94,7 @@ class PassedOn:
         return self._proxy.session().request(
             self._method,
             URL(self._target.url, encoded=True),
-            data=body or None,
+            data=BytesIO(body) if body else None,  # written piece by piece: other requests go on
             headers=headers,
             allow_redirects=False,
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),

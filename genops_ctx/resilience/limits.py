@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..core.adaptive import AdaptiveRate
 from ..core.attribution import UNALLOCATED
@@ -343,8 +343,8 @@ def limiters_of(value: object, name: str) -> tuple[RateLimiter, ...]:
     """What ``rate_limit=`` means: None or False for none, ``"60/minute"``, a limiter, or a list of them."""
     if value is None or value is False:
         return ()
-    if isinstance(value, RateLimiter):
-        return (value,)
+    if hasattr(value, "take") and hasattr(value, "put_back"):
+        return (cast("RateLimiter", value),)
     if isinstance(value, str):
         found = _RATE.match(value.strip())
         if found is None:

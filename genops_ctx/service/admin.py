@@ -7,7 +7,7 @@ that did it.
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -19,7 +19,7 @@ from ..core.ports import AuditEvent
 from ..runtime import get_runtime
 from .access import Access
 from .keys import ClientKey, KeyStore, Role, new_key, rotated
-from .operators import done, holder_of
+from .operators import REFUSED, done, holder_of
 
 __all__ = ["admin_routes"]
 
@@ -118,13 +118,7 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
     anybody = Annotated[ClientKey, Depends(holder_of(access, *Role))]
     operator = Annotated[ClientKey, Depends(holder_of(access, Role.OPERATOR, Role.ADMIN))]
     admin = Annotated[ClientKey, Depends(holder_of(access, Role.ADMIN))]
-    refused: dict[int | str, dict[str, Any]] = {
-        400: {"description": "A bad value"},
-        401: {"description": "No valid key"},
-        403: {"description": "Another role is needed"},
-        503: {"description": "Store, ledger or keys do not answer"},
-    }
-    routes = APIRouter(responses=refused)
+    routes = APIRouter(responses=REFUSED)
 
     @routes.get("/budgets/me", tags=["budgets"], summary="What the caller's own limits leave")
     async def mine(key: anybody) -> list[Remaining]:

@@ -19,6 +19,7 @@ from ..settings import load_settings
 from .access import Access
 from .admin import admin_routes
 from .breakers import breaker_routes
+from .chat_routes import chat_routes
 from .configuration import ServiceSettings
 from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
@@ -26,6 +27,8 @@ from .key_store import open_keys
 from .keys import KeyStore
 from .metrics import metrics_routes
 from .origins import OriginsMiddleware
+from .provider_routes import provider_routes
+from .providers import Providers
 from .receiving import MOUNTED_AT, receivers_of
 
 __all__ = ["create_app"]
@@ -59,6 +62,7 @@ def create_app(
     store = open_keys(keys or settings.ledger) if keys is None or isinstance(keys, str) else keys
     access = Access(store, clock)
     gateway = Gateway(governor, access, options)
+    providers = Providers.of(options, governor.base_url, governor.api_key)
     checks = Checks(gateway)
     receivers = None if options.receivers is None else receivers_of(options.receivers, get_runtime())
 
@@ -77,6 +81,7 @@ def create_app(
             await gateway.close()
             if receivers is not None:
                 await receivers.aclose()
+            await providers.close()
             # Here, and not when the interpreter exits: uvicorn ends by the signal that it was sent, and
             # what was handed to threads would never be booked.
             await asyncio.to_thread(runtime.close)
@@ -99,6 +104,8 @@ def create_app(
 
     if receivers is not None:
         app.mount(MOUNTED_AT, receivers)
+    app.include_router(provider_routes(access, providers))
+    app.include_router(chat_routes(access, providers, options))
 
     async def pass_on(request: Request) -> Response:
         raw = request.scope["path"].partition("/api/v1/")[2]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..core.errors import ConfigurationError
 from ..settings import check_keys
+from .provider_settings import ProviderSettings, providers_in
 from .receiving import ReceiverSettings
 from .resilience_settings import (
     BreakerSettings,
@@ -55,6 +56,8 @@ class ServiceSettings:
     fallback: tuple[FallbackSettings, ...] = ()
     receivers: ReceiverSettings | None = None
     """trace receivers and model proxy, where there is a table ``[service.receivers]``"""
+    provider: tuple[ProviderSettings, ...] = ()
+    """of the chat endpoints"""
 
     def __post_init__(self) -> None:
         names = {instance.name for instance in self.instance}
@@ -65,6 +68,12 @@ class ServiceSettings:
                         f"fallback names the instance {place.instance!r}, and no [[service.instance]] "
                         "has that name"
                     )
+        for provider in self.provider:
+            if provider.instance and provider.instance not in names:
+                raise ConfigurationError(
+                    f"provider {provider.name!r} names the instance {provider.instance!r}, and no "
+                    "[[service.instance]] has that name"
+                )
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
@@ -108,6 +117,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "connect_seconds": _seconds,
     "total_seconds": _seconds,
     "silent_seconds": _seconds,
+    "provider": lambda name, value: providers_in(value),
     "drain_seconds": lambda name, value: number(name, value, 0, 86_400),
     "retries": lambda name, value: whole(name, value, 0, 10),
     "usage": _yes_or_no,

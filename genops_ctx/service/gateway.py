@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -225,10 +226,11 @@ class Gateway:
         headers |= outgoing_headers(url)
         if content is not None:
             headers["content-type"] = "application/json"
+        sent = body if content is None else content
         return await self._link().request(
             request.method,
             f"{url}?{query}" if query else url,
-            data=(body if content is None else content) or None,
+            data=BytesIO(sent) if sent else None,  # written piece by piece: other requests go on
             headers=headers,
             allow_redirects=False,
             timeout=self._timeout(left),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .configuration import ServiceSettings
     from .resilience_settings import BreakerSettings
 
-__all__ = ["Destination", "Instance", "Instances", "OfKey"]
+__all__ = ["Destination", "Instance", "Instances", "OfKey", "limiters_in"]
 
 NAME = "service"
 """Breakers, limits and caches of one name and store are one, so all workers share them."""
@@ -47,8 +47,7 @@ class Instances:
     """The Flowise of the settings, those to fall back on, and what all of them have in common."""
 
     def __init__(self, governor: Governor, settings: ServiceSettings) -> None:
-        limiters = tuple(rate.limiter(NAME) for rate in settings.rate_limit)
-        shared = Resilience(limiters=limiters)
+        shared = Resilience(limiters=limiters_in(settings))
         self.main = Instance("", governor, _guarded(shared, settings.breaker, governor.base_url))
         self._others = {}
         for other in settings.instance:
@@ -96,6 +95,11 @@ class Instances:
             for place in to
         )
         return [Destination(self.main, flow), *others]
+
+
+def limiters_in(settings: ServiceSettings) -> tuple[Limiter, ...]:
+    """The rate limits of the settings; those of one name are one, wherever they stand."""
+    return tuple(rate.limiter(NAME) for rate in settings.rate_limit)
 
 
 def _guarded(shared: Resilience, breaker: BreakerSettings | None, base_url: str) -> Resilience | None:

@@ -10,9 +10,17 @@ from ..core.errors import ConfigurationError, GovernanceError
 from .access import Access, secret_of
 from .keys import ClientKey, Role
 
-__all__ = ["done", "holder_of"]
+__all__ = ["REFUSED", "done", "holder_of"]
 
 T = TypeVar("T")
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A bad value"},
+    401: {"description": "No valid key"},
+    403: {"description": "Another role is needed"},
+    503: {"description": "Store, ledger or keys do not answer"},
+}
+"""For the document of routes whose answers these two may be."""
 
 
 def holder_of(access: Access, *roles: Role) -> Callable[[Request], Any]:

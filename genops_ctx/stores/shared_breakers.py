@@ -94,6 +94,7 @@ class SharedBreakers:
             return self._learned(name, self._store.look(name))
         except StoreError as error:
             self._reach.lost(error)
+            self._go_on(name)
             return self._local.look(name)
 
     def circuits(self) -> Mapping[str, Circuit]:
@@ -175,12 +176,15 @@ class SharedBreakers:
     def _alone(
         self, name: str, rule: BreakerRule, now: float, permit: str, life: float | None
     ) -> Permit | Denied:
-        view = self._views.get(name)
-        if view is not None and view.circuit.version > self._local.look(name).version:
-            # What was open stays so for its time.
-            self._local.adopt(name, view.circuit)
+        self._go_on(name)
         decision = self._local.admit(name, rule, now, permit=permit, life=life)
         return LocalPermit(*decision) if isinstance(decision, Permit) else decision
+
+    def _go_on(self, name: str) -> None:
+        """From what is known: what was open stays so for its time."""
+        view = self._views.get(name)
+        if view is not None and view.circuit.version > self._local.look(name).version:
+            self._local.adopt(name, view.circuit)
 
     def _forget_local(self) -> None:
         self._local = MemoryBreakers()

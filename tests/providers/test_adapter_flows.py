@@ -110,6 +110,37 @@ def test_a_flow_that_is_new_is_found(server, adapter):
     assert adapter.predict_flow("brand-new", "How many?")["text"]
 
 
+def test_what_was_known_is_gone_by_while_flowise_cannot_be_asked():
+    """So a call of a Flowise that has died is sent, fails, and is seen by a breaker."""
+    now = [0.0]
+    directory = FlowDirectory(lambda: now[0])
+    told = {
+        "/api/v1/chatflows": [{"id": TWIN, "name": "support-v1", "type": "CHATFLOW"}],
+        f"/api/v1/chatflows/{TWIN}": {"id": TWIN, "name": "support-v1", "type": "CHATFLOW"},
+    }
+    asked, alive = [], [True]
+
+    def fetch(effect):
+        asked.append(effect.path)
+        if not alive[0]:
+            raise errors.FlowiseConnectionError("gone")
+        return told[effect.path]
+
+    def known():
+        flow = drive(directory.resolve("support-v1", "http://x", Limits()), fetch)
+        return flow.id, drive(directory.definition(flow.id, "http://x", Limits()), fetch).name
+
+    assert known() == (TWIN, "support-v1")
+    alive[0] = False
+    now[0] = 301.0
+    assert known() == known() == (TWIN, "support-v1")
+    assert len(asked) == 4, "it is asked again after 30 seconds, not with each call"
+    now[0] = 332.0
+    alive[0] = True
+    told[f"/api/v1/chatflows/{TWIN}"]["name"] = "support-v2"
+    assert known() == (TWIN, "support-v2")
+
+
 def test_what_is_remembered_is_forgotten_in_time(server):
     now = [0.0]
     directory = FlowDirectory(lambda: now[0])

@@ -1,0 +1,184 @@
+"""The providers of the chat endpoints: an adapter and a breaker each, and how they are, over all workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..core.breaker import MICROS, Circuit, CircuitState, state_at
+from ..core.errors import GovernanceError, StoreError
+from ..core.money import nanos_up, parse_dollars
+from ..providers.flowise_async import AsyncFlowiseAdapter
+from ..providers.known_flows import known_flow
+from ..resilience import CircuitBreaker
+from ..resilience.backing import backing
+from ..runtime import get_runtime
+
+if TYPE_CHECKING:
+    from ..providers.flows import Flow
+    from ..wire.flows import FlowDefinition
+    from .configuration import ServiceSettings
+    from .provider_settings import ProviderSettings
+
+__all__ = ["Provider", "ProviderState", "Providers", "Sharing", "sharing"]
+
+MODEL_SECONDS = 1.0
+"""How long the name of a model is waited for where it is only to be shown."""
+CONNECTIONS = 1000
+
+
+class Sharing(NamedTuple):
+    """Whether what one worker learns of a provider is known to all."""
+
+    redis: bool | None
+    """Redis answers; None where there is none"""
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """How a provider is now."""
+
+    name: str
+    model: str
+    priority: int
+    circuit: CircuitState
+    failures: int
+    """in a row, over all workers"""
+    last_failure: float | None
+    """epoch seconds"""
+
+    @property
+    def available(self) -> bool:
+        """A call would be sent there, as the only one or as a probe."""
+        return self.circuit is not CircuitState.OPEN
+
+
+class Provider:
+    """A flow that answers chats."""
+
+    def __init__(
+        self, settings: ProviderSettings, adapter: AsyncFlowiseAdapter, breaker: CircuitBreaker
+    ) -> None:
+        self.settings = settings
+        self.adapter = adapter
+        self.breaker = breaker
+        self._model = settings.model
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    async def known(self) -> tuple[Flow, FlowDefinition | None]:
+        """Its flow, remembered for minutes.
+
+        Raises :class:`~genops_ctx.providers.errors.FlowiseError` and
+        :class:`~genops_ctx.core.errors.ConfigurationError`.
+        """
+        flow, definition = await known_flow(self.adapter, self.settings.flow)
+        if not self.settings.model and definition is not None:
+            models = [node.model for node in definition.model_nodes if node.role == "chat" and node.model]
+            self._model = ", ".join(dict.fromkeys(models))
+        return flow, definition
+
+    async def model(self) -> str:
+        """What is shown of its models: what is known by now, where Flowise does not say in time."""
+        if not self.settings.model:
+            with suppress(GovernanceError, TimeoutError):
+                async with asyncio.timeout(MODEL_SECONDS):
+                    await self.known()
+        return self._model
+
+    async def state(self) -> ProviderState:
+        """Asks the store; bounded, whatever hangs."""
+        _, state = await asyncio.gather(self.model(), asyncio.to_thread(self._state))
+        return replace(state, model=self._model)
+
+    def _state(self) -> ProviderState:
+        now = get_runtime().clock()
+        try:
+            circuit = self.breaker.circuit()
+        except StoreError:
+            circuit = Circuit()  # a file that cannot be read: as its calls are treated
+        return ProviderState(
+            self.name,
+            self._model,
+            self.settings.priority,
+            state_at(circuit, self.breaker.rule, round(now * MICROS)),
+            circuit.failures,
+            circuit.last_failure / MICROS if circuit.last_failure else None,
+        )
+
+
+class Providers:
+    """All of them, in the order in which a chat tries them."""
+
+    def __init__(self, found: Iterable[Provider]) -> None:
+        self._all = tuple(found)
+
+    @classmethod
+    def of(cls, options: ServiceSettings, base_url: str, api_key: str | None) -> Providers:
+        """As configured; those that name no instance are flows of the service's own Flowise.
+
+        Raises :class:`ConfigurationError`, also where the key of an instance is not there.
+        """
+        places = {"": (base_url, api_key)}
+        for instance in options.instance:
+            key = None if instance.api_key is None else instance.api_key.read()
+            places[instance.name] = (instance.base_url, key)
+        return cls(
+            _provider(settings, options, *places[settings.instance])
+            for settings in sorted(options.provider, key=_turn)
+        )
+
+    def __iter__(self) -> Any:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def find(self, name: str) -> Provider | None:
+        return next((one for one in self._all if one.name == name), None)
+
+    async def states(self) -> Sequence[ProviderState]:
+        """How all of them are."""
+        return await asyncio.gather(*(one.state() for one in self._all))
+
+    async def close(self) -> None:
+        for one in self._all:
+            await one.adapter.aclose()
+
+
+def _turn(settings: ProviderSettings) -> tuple[int, bool, int]:
+    cost = None if settings.cost is None else nanos_up(parse_dollars(settings.cost, what="cost"))
+    return settings.priority, cost is None, cost or 0
+
+
+def _provider(
+    settings: ProviderSettings, options: ServiceSettings, base_url: str, api_key: str | None
+) -> Provider:
+    breaker = CircuitBreaker(
+        settings.failure_threshold, settings.recovery_timeout, name=f"provider/{settings.name}"
+    )
+    adapter = AsyncFlowiseAdapter(
+        base_url,
+        api_key,
+        CONNECTIONS,
+        timeout=(options.connect_seconds, options.total_seconds),
+        breaker=breaker,
+    )
+    adapter.api_key = api_key  # no other Flowise gets the one of the environment
+    return Provider(settings, adapter, breaker)
+
+
+def sharing() -> Sharing:
+    """Asks the store of the breakers, within its bound."""
+    store = backing(None, "providers")()
+    healthy = store.healthy
+    scheme = get_runtime().settings.store.partition("://")[0].partition("+")[0].lower()
+    if scheme in ("redis", "rediss", "unix"):
+        return Sharing(healthy, healthy)
+    return Sharing(None, healthy and scheme == "sqlite")
