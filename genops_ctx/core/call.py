@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .booking import Report, book
 from .effects import Ask, Book, Effect, Hold, Judge, LookUp, Release, Story, Undo, drive, drive_async
-from .errors import CircuitOpen, RateLimitExceeded
+from .errors import CallRefused, CircuitOpen, RateLimitExceeded
 from .exceeded import would_refuse
 from .guarding import Guards, enter, leave, put_back, throttle
 from .operations import new_operation
@@ -92,7 +92,7 @@ def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> S
     """Rate limits, reservation, permit."""
     now = call.started_at
     taken = yield from throttle(guards.limiters, call.attribution, call.flow or call.name, now, call.deadline)
-    if isinstance(taken, RateLimitExceeded):
+    if isinstance(taken, CallRefused):
         return Refused(taken, call.name, call.attribution, now)
     admitted: Admitted | Refused | None = None
     try:
@@ -104,7 +104,7 @@ def _guarded(call: Call, context: GovernanceContext | None, guards: Guards) -> S
                 reserved, admitted = admitted, None
                 yield from give_back(call, context, reserved)
                 raise
-            if isinstance(passages, CircuitOpen):
+            if isinstance(passages, CallRefused):
                 reserved, admitted = admitted, Refused(passages, call.name, call.attribution, now)
                 yield from give_back(call, context, reserved)
             else:

@@ -90,7 +90,7 @@ class LookUp(NamedTuple):
 
 
 class Take(NamedTuple):
-    """Effect: ask a rate limit for a turn. Answers a :class:`Turn`, or :class:`RateLimitExceeded`."""
+    """Effect: ask a rate limit for a turn. Answers a :class:`Turn`, or a :class:`CallRefused`."""
 
     limiter: Limiter
     attribution: Mapping[str, str]
@@ -135,7 +135,7 @@ class Pause(NamedTuple):
 
 
 class Enter(NamedTuple):
-    """Effect: ask a breaker for a permit. Answers one, or :class:`CircuitOpen`."""
+    """Effect: ask a breaker for a permit. Answers one, or a :class:`CallRefused`."""
 
     breaker: Breaker
     target: str

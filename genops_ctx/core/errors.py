@@ -271,7 +271,11 @@ class StoreDataLost(StoreError):
 
 
 class StoreUnavailable(CallRefused):
-    """The budget store does not answer, and a budget in scope says ``on_store_error="block"``."""
+    """A store does not answer, and what goes by it says that calls are refused then.
+
+    A budget in scope says ``on_store_error="block"``, or the store of a rate limit or breaker
+    ``away="refuse"``.
+    """
 
 
 class OperationInProgress(CallRefused):

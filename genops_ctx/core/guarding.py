@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .effects import Enter, Leave, Pause, PutBack, Story, Take
-from .errors import CircuitOpen, RateLimitExceeded
+from .errors import CallRefused
 from .outcomes import Outcome
 from .ports import Turn
 
@@ -38,14 +38,14 @@ Taken = tuple["Limiter", Turn]
 
 def throttle(
     limiters: Sequence[Limiter], attribution: Mapping[str, str], flow: str, now: float, deadline: float
-) -> Story[tuple[Taken, ...] | RateLimitExceeded]:
+) -> Story[tuple[Taken, ...] | CallRefused]:
     """Ask each limiter for a turn and wait for it, within the deadline (seconds); keep all turns or none."""
     taken: list[Taken] = []
     waited = 0.0
     try:
         for limiter in limiters:
             turn = yield Take(limiter, attribution, flow, now + waited, deadline - waited)
-            if isinstance(turn, RateLimitExceeded):
+            if isinstance(turn, CallRefused):
                 yield from put_back(taken, now + waited)
                 return turn
             assert isinstance(turn, Turn)
@@ -71,13 +71,13 @@ def put_back(taken: Sequence[Taken], now: float) -> Story[None]:
         raise stopped
 
 
-def enter(guards: Guards, now: float, life: float | None = None) -> Story[tuple[Passage, ...] | CircuitOpen]:
+def enter(guards: Guards, now: float, life: float | None = None) -> Story[tuple[Passage, ...] | CallRefused]:
     """Ask each breaker to let a call through that may take ``life`` seconds; keep all permits or none."""
     passages: list[Passage] = []
     try:
         for breaker in guards.breakers:
             permit = yield Enter(breaker, guards.target, now, life)
-            if isinstance(permit, CircuitOpen):
+            if isinstance(permit, CallRefused):
                 yield from leave(passages, Outcome.NOT_SENT, permit, now)
                 return permit
             passages.append(Passage(breaker, permit))

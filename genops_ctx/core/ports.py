@@ -166,8 +166,8 @@ class Limiter(Protocol):
     """How often something may be called, as the story of a call sees it."""
 
     def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
-        """A :class:`Turn` within ``patience`` seconds at most, or
-        :class:`~genops_ctx.core.errors.RateLimitExceeded`."""
+        """A :class:`Turn` within ``patience`` seconds at most, or what refuses the call: a
+        :class:`~genops_ctx.core.errors.CallRefused`."""
         ...
 
     def put_back(self, turn: Turn, now: float) -> None:
@@ -179,7 +179,7 @@ class Breaker(Protocol):
     """A circuit breaker as the story of a call sees it. Permits mean nothing to others."""
 
     def enter(self, target: str, now: float, life: float | None = None) -> object:
-        """A permit for one call, or the :class:`~genops_ctx.core.errors.CircuitOpen` that says when.
+        """A permit for one call, or what refuses it: a :class:`~genops_ctx.core.errors.CallRefused`.
 
         ``life``: seconds that the call may take, where it is known.
         """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary, finalize
 
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, StoreError, StoreUnavailable
 from ..core.process import ForkedLock
 from ..runtime import Runtime, get_runtime
 from ..stores.resilience import MemoryResilience, open_resilience
@@ -14,7 +15,9 @@ from ..stores.resilience import MemoryResilience, open_resilience
 if TYPE_CHECKING:
     from ..core.resilience_ports import ResilienceStore
 
-__all__ = ["backing", "now"]
+__all__ = ["backing", "now", "unanswered"]
+
+log = logging.getLogger("genops_ctx")
 
 
 def backing(store: str | ResilienceStore | None, name: str | None) -> Callable[[], ResilienceStore]:
@@ -63,6 +66,17 @@ def _shared() -> ResilienceStore:
             store = _opened[runtime] = open_resilience(runtime.settings.store)
             finalize(runtime, store.close)
         return store
+
+
+def unanswered(store: ResilienceStore, who: str, error: StoreError) -> StoreUnavailable | None:
+    """What refuses a call that could not ask, where its store says so; None lets it through, and warns."""
+    if getattr(store, "refuses", False):
+        return StoreUnavailable(
+            f"{who} could not be asked ({error}), and its store says away='refuse': nothing was sent. "
+            "Wait for the store, or open it with away='local' for calls that must go on"
+        )
+    log.warning("%s could not be asked (%s); the call goes through", who, error)
+    return None
 
 
 def now() -> float:

@@ -18,7 +18,7 @@ from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, StoreErr
 from ..core.outcomes import FAILURES, Outcome
 from ..handoff import is_remote
 from ..runtime import get_runtime
-from .backing import backing, now
+from .backing import backing, now, unanswered
 from .classification import classify
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class CircuitBreaker:
 
     async def _call_async(self, target: str, start: Callable[[], Awaitable[T]]) -> T:
         permit = await _asked(Enter(self, target, now()))
-        if isinstance(permit, CircuitOpen):
+        if isinstance(permit, CallRefused):
             raise permit
         return await self._await(permit, start())
 
@@ -149,7 +149,7 @@ class CircuitBreaker:
 
     def _entered(self, target: str) -> object:
         permit = self.enter(target, now())
-        if isinstance(permit, CircuitOpen):
+        if isinstance(permit, CallRefused):
             raise permit
         return permit
 
@@ -161,14 +161,14 @@ class CircuitBreaker:
     def enter(self, target: str, now: float, life: float | None = None) -> object:
         """A permit for a call that may take ``life`` seconds, or the :class:`CircuitOpen` that says why not.
 
-        Where the store does not answer, the call goes through: a breaker spares work, it guards nothing.
+        Where the store does not answer, the call goes through: a breaker spares work, it guards nothing. A
+        store opened with ``away="refuse"`` has it refused all the same, by :class:`StoreUnavailable`.
         """
         circuit = self._circuit(target)
         try:
             answer = self._backing().breakers.admit(circuit, self.rule, now, life=life)
         except StoreError as error:
-            log.warning("circuit breaker %s could not be asked (%s); the call goes through", circuit, error)
-            return None
+            return unanswered(self._backing(), f"circuit breaker {circuit}", error)
         if isinstance(answer, Denied):
             return CircuitOpen(self.name or circuit, target, str(answer.state), answer.retry_after)
         return _Pass(circuit, answer)

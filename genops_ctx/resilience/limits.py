@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..core.adaptive import AdaptiveRate
 from ..core.attribution import UNALLOCATED
-from ..core.errors import CallRefused, ConfigurationError, RateLimitExceeded, StoreError
+from ..core.errors import (
+    CallRefused,
+    ConfigurationError,
+    RateLimitExceeded,
+    StoreError,
+    StoreUnavailable,
+)
 from ..core.outcomes import FAILURES, Outcome
 from ..core.ports import Turn
 from ..core.ratelimit import Admitted, Limited, RateLimit
 from ..handoff import in_event_loop, is_remote
 from ..runtime import get_runtime
-from .backing import backing, now
+from .backing import backing, now, unanswered
 from .classification import classify
 
 if TYPE_CHECKING:
@@ -138,20 +144,21 @@ class RateLimiter:
     def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
         """A turn within ``patience`` seconds and ``max_wait``, or :class:`RateLimitExceeded`.
 
-        Where the store does not answer, the call goes through.
+        Where the store does not answer, the call goes through; a store opened with ``away="refuse"`` has
+        it refused, by :class:`StoreUnavailable`.
         """
         values = {**attribution, "flow": flow} if "flow" in self.by else attribution
         scope = ", ".join(f"{key}={values.get(key, UNALLOCATED)}" for key in self.by)
         return self._take(scope, now, min(self.max_wait, patience))
 
-    def _take(self, scope: str, now: float, patience: float) -> Turn | RateLimitExceeded:
+    def _take(self, scope: str, now: float, patience: float) -> Turn | RateLimitExceeded | StoreUnavailable:
         key = f"{self.name or 'unnamed'}/{scope}"
         rule = self._rule(scope)
         try:
             answer = self._backing().limits.admit(key, rule, now, patience=max(patience, 0.0))
         except StoreError as error:
-            log.warning("rate limit %s could not be asked (%s); the call goes through", key, error)
-            return Turn(0.0, None)
+            refused = unanswered(self._backing(), f"rate limit {key}", error)
+            return Turn(0.0, None) if refused is None else refused
         if isinstance(answer, Limited):
             return RateLimitExceeded(
                 self.name or f"{rule.limit}/{rule.period:g} s", scope, answer.retry_after
@@ -174,13 +181,19 @@ class RateLimiter:
     # -- by hand --------------------------------------------------------------------------------
 
     def acquire(self, key: str = "") -> Acquired:
-        """Take a token if there is one; true or false, also when awaited. ``key`` has a bucket of its own."""
+        """Take a token if there is one; true or false, also when awaited. ``key`` has a bucket of its own.
+
+        Raises :class:`StoreUnavailable` where the store is away and says that calls are refused then.
+        """
         if self.remote and in_event_loop():
             return Acquired(get_runtime().books.hand_off.submit(partial(self._acquired, key)))
         return Acquired(self._acquired(key))
 
     def _acquired(self, key: str) -> bool:
-        return isinstance(self._take(key, now(), 0.0), Turn)
+        answer = self._take(key, now(), 0.0)
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        return isinstance(answer, Turn)
 
     async def wait_if_needed(self, key: str = "") -> None:
         """Wait for a token, however long. Turns come in the order in which they were asked for."""
@@ -209,7 +222,7 @@ class RateLimiter:
 
     def _booked(self, key: str) -> Turn:
         turn = self._take(key, now(), FOR_EVER)
-        if isinstance(turn, RateLimitExceeded):
+        if not isinstance(turn, Turn):
             raise turn
         return turn
 

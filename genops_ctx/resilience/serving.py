@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core.cache import Busy, Lease
 from ..core.effects import Guarding, Pause, cut_off, drive, drive_async
-from ..core.errors import CallRefused, CircuitOpen, ConfigurationError, RateLimitExceeded
+from ..core.errors import CallRefused, ConfigurationError
 from ..core.guarding import Guards, enter, leave, put_back, throttle
 from ..core.operations import Tries, trying
 from ..core.outcomes import Outcome
@@ -199,11 +199,11 @@ def guarded(
     """A call behind rate limits and breakers, of something that does not admit by itself."""
     at = now()
     taken = yield from throttle(guards.limiters, attribution, flow, at, patience)
-    if isinstance(taken, RateLimitExceeded):
+    if isinstance(taken, CallRefused):
         raise taken
     try:
         passages = yield from enter(guards, now())
-        if isinstance(passages, CircuitOpen):
+        if isinstance(passages, CallRefused):
             raise passages
         try:
             result = yield Try(call)

@@ -8,9 +8,16 @@ from collections.abc import Callable
 from ..core.errors import ConfigurationError, StoreError
 from ..core.process import ForkedLock
 
-__all__ = ["Reach"]
+__all__ = ["Reach", "refuses"]
 
 log = logging.getLogger("genops_ctx")
+
+
+def refuses(away: str) -> bool:
+    """What ``away`` says; raises :class:`ConfigurationError` for anything but ``local`` and ``refuse``."""
+    if away not in ("local", "refuse"):
+        raise ConfigurationError(f"away must be local or refuse, not {away!r}")
+    return away == "refuse"
 
 
 class Reach:
@@ -23,10 +30,8 @@ class Reach:
     """
 
     def __init__(self, store: str, away: str = "local") -> None:
-        if away not in ("local", "refuse"):
-            raise ConfigurationError(f"away must be local or refuse, not {away!r}")
         self._store = store
-        self._refuses = away == "refuse"
+        self.refuses = refuses(away)
         self._lock = ForkedLock()
         self._forget: list[Callable[[], object]] = []
         self.is_away = False
@@ -41,11 +46,9 @@ class Reach:
         with self._lock:
             first, self.is_away = not self.is_away, True
         if first:
-            then = (
-                "calls are refused" if self._refuses else "each process goes by its own breakers and limits"
-            )
+            then = "calls are refused" if self.refuses else "each process goes by its own breakers and limits"
             log.warning("%s does not answer (%s); until it does, %s", self._store, error, then)
-        if self._refuses:
+        if self.refuses:
             raise error
 
     def found(self) -> None:

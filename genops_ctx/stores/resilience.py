@@ -43,8 +43,9 @@ def open_resilience(url: str, *, away: str = "local", **options: Any) -> Resilie
     """The breakers, limits and cache of a store's URL; nothing is connected to yet.
 
     Args:
-        away: what is done while Redis does not answer: ``local`` goes by the same rules in this
-            process alone, ``refuse`` raises :class:`~genops_ctx.core.errors.StoreError`.
+        away: what is done while the store does not answer: ``local`` goes by the same rules in this
+            process alone (on SQLite: without a rule), ``refuse`` raises
+            :class:`~genops_ctx.core.errors.StoreError`, and rate limits and breakers refuse calls.
         options: of :class:`~genops_ctx.stores.redis_rules.RedisRules`.
 
     Raises :class:`ConfigurationError` as :func:`genops_ctx.stores.open_store` does.
@@ -61,5 +62,5 @@ def open_resilience(url: str, *, away: str = "local", **options: Any) -> Resilie
     if scheme == "sqlite" and separator:
         from .sqlite_resilience import SQLiteResilience
 
-        return SQLiteResilience(sqlite_path(rest) + BESIDE)
+        return SQLiteResilience(sqlite_path(rest) + BESIDE, away=away)
     raise unknown_scheme(url)

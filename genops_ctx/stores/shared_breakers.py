@@ -117,8 +117,8 @@ class SharedBreakers:
     # -- the view -------------------------------------------------------------------------------
 
     def _by_view(self, name: str, rule: BreakerRule, permit: str, now: float) -> Permit | Denied | None:
-        """A decision that needs no question."""
-        if self._reach.is_away or not self.feed.live:
+        """A decision that needs no question. Where calls are refused without the store, each asks it."""
+        if self._reach.is_away or self._reach.refuses or not self.feed.live:
             return None
         view = self._views.get(name)
         if view is None or time.monotonic() - view.learned > VIEW_SECONDS:

@@ -32,6 +32,11 @@ class SharedResilience:
         self.cache = SharedCache(RedisCacheStore(rules), self._reach)
 
     @property
+    def refuses(self) -> bool:
+        """Calls that cannot ask it are refused."""
+        return self._reach.refuses
+
+    @property
     def healthy(self) -> bool:
         """The server answers now: it is asked."""
         if not self.rules.healthy:

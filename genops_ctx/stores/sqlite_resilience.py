@@ -6,6 +6,7 @@ from os import PathLike, fspath
 
 from ..core.errors import StoreError
 from ..database import check_writable, open_database
+from .reach import refuses
 from .sqlite_breakers import SQLiteBreakers
 from .sqlite_cache import SQLiteCache
 from .sqlite_limits import SQLiteLimits
@@ -20,10 +21,14 @@ class SQLiteResilience:
     It holds cached answers, so only its user may read it. Its clock is the machine's. It may be deleted
     while no process uses it.
 
+    ``away="refuse"`` has rate limits and breakers refuse calls while the file stays locked or fails; else
+    those go through. ``timeout``: seconds that a question waits for the others at most.
+
     Raises :class:`ConfigurationError` for a path that cannot be written.
     """
 
-    def __init__(self, path: str | PathLike[str], *, timeout: float = 2.0) -> None:
+    def __init__(self, path: str | PathLike[str], *, timeout: float = 2.0, away: str = "local") -> None:
+        self.refuses = refuses(away)
         self.database = open_database(fspath(path))
         check_writable(self.database.path)
         self.database.add_part(PART, MIGRATIONS)
