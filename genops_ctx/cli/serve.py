@@ -33,6 +33,7 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
             "genops-ctx serve needs FastAPI and uvicorn: pip install 'genops_ctx[service]'"
         ) from error
     from ..service.configuration import ServiceSettings
+    from ..service.connections import BoundedConnection
     from ..settings import load_settings
 
     settings = load_settings()
@@ -54,7 +55,8 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(drain),
-        h11_max_incomplete_event_size=64 * 1024,
+        http=BoundedConnection,
+        ws="none",
     )
 
 

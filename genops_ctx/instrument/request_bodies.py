@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from email import message_from_bytes
+from email import message_from_bytes, message_from_string
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,10 +15,11 @@ from ..providers.estimates import Texts
 from ..providers.prediction import Asked
 from ..providers.prediction_story import has_audio
 
-__all__ = ["MOST_BYTES", "FormFields", "asked_of", "read_body"]
+__all__ = ["MOST_BYTES", "FormFields", "asked_of", "parts_of", "read_body"]
 
 MOST_BYTES = 16 * 2**20
 """A larger body is not looked at."""
+_HEAD_BYTES = 16 * 1024
 
 
 class FormFields(dict[str, Any]):
@@ -55,17 +56,30 @@ def read_body(body: object, content_type: str | bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {}
 
 
+def parts_of(body: bytes, content_type: str) -> list[bytes]:
+    """The parts of a multipart body, heads and all; those within them are not looked at, as Flowise's own
+    reader does not either."""
+    boundary = message_from_string(f"Content-Type: {content_type}\n\n").get_boundary("")
+    if not boundary:
+        return []
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))[1:]
+    ends = (at for at, part in enumerate(parts) if part.startswith(b"--"))
+    return parts[: next(ends, len(parts))]
+
+
 def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
-    head = b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
     fields = FormFields()
-    for part in message_from_bytes(head + body).walk():
-        name = part.get_param("name", header="content-disposition")
-        if not isinstance(name, str) or part.is_multipart():
+    for part in parts_of(body, content_type):
+        head, _, content = part.partition(b"\r\n\r\n")
+        if len(head) > _HEAD_BYTES:
+            raise ValueError("the head of a part is too long")
+        told = message_from_bytes(head.lstrip() + b"\r\n\r\n")
+        name = told.get_param("name", header="content-disposition")
+        if not isinstance(name, str):
             continue
-        content = part.get_payload(decode=True)
-        if part.get_filename() is not None:
-            fields.setdefault("uploads", []).append({"mime": part.get_content_type()})
-        elif isinstance(content, bytes):
+        if told.get_filename() is not None:
+            fields.setdefault("uploads", []).append({"mime": told.get_content_type()})
+        else:
             fields[name] = _value(content.decode("utf-8", "replace"))
     return fields
 

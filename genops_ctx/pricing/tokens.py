@@ -95,12 +95,22 @@ class _Counter(Protocol):
     def count(self, text: str) -> int: ...
 
 
+_WHOLE = 300_000
+"""Characters that are all looked at; of a longer text, so many parts of so many characters."""
+_PARTS, _PART = 64, 4096
+
+
 def estimate_tokens(text: str, model: str = "") -> int:
     """Estimate the tokens of a text for a model; 0 for an empty text.
 
-    Without a model the newer vocabulary is assumed. About 0.1 µs per character; see
+    Without a model the newer vocabulary is assumed. About 0.1 µs per character, at worst 1 µs; of more than
+    300,000 characters parts are counted, so that no text takes half a second. See
     :data:`ERROR_BANDS` for how far it may be off.
     """
+    if len(text) > _WHOLE:
+        parts = [text[at : at + _PART] for at in range(0, len(text), len(text) // _PARTS)][:_PARTS]
+        counted = sum(estimate_tokens(part, model) for part in parts)
+        return -(-counted * len(text) // sum(map(len, parts)))
     vocabulary = vocabulary_of(model)
     per_character = _PER_CHARACTER[vocabulary]
     per_accented, per_accented_character = _ACCENTED[vocabulary]

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from .._version import __version__
@@ -25,6 +26,7 @@ from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
 from .key_store import open_keys
 from .keys import KeyStore
+from .limits import LimitsMiddleware, misunderstood
 from .metrics import metrics_routes
 from .origins import OriginsMiddleware
 from .provider_routes import provider_routes
@@ -96,8 +98,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(LimitsMiddleware, settings=options)
     app.add_middleware(OriginsMiddleware, access=access)
 
+    app.add_exception_handler(RequestValidationError, misunderstood)
     app.include_router(admin_routes(access, store))
     app.include_router(breaker_routes(access, gateway.instances))
     app.include_router(metrics_routes(access, open_to_all=options.metrics == "open"))
@@ -108,7 +112,7 @@ def create_app(
     app.include_router(chat_routes(access, providers, options))
 
     async def pass_on(request: Request) -> Response:
-        raw = request.scope["path"].partition("/api/v1/")[2]
+        raw = request.scope["raw_path"].decode("ascii").partition("/api/v1/")[2]
         return await gateway.answer(request, raw, request.path_params.get("key", ""))
 
     methods = ["GET", "POST", "PUT"]

@@ -33,6 +33,12 @@ class ServiceSettings:
     request_bytes: int = 16 * 2**20
     request_seconds: float = 30.0
     """for the whole of a request's body to come"""
+    head_bytes: int = 64 * 1024
+    """for the request line and the headers"""
+    head_seconds: float = 10.0
+    """for them to come"""
+    unread_seconds: float = 60.0
+    """that a client may let its answer wait"""
     connect_seconds: float = 5.0
     total_seconds: float = 150.0
     """for Flowise's whole answer: it tries a failing model for 103 s"""
@@ -114,6 +120,9 @@ def _receivers(name: str, value: object) -> ReceiverSettings:
 _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "request_bytes": _bytes,
     "request_seconds": _seconds,
+    "head_bytes": _bytes,
+    "head_seconds": _seconds,
+    "unread_seconds": _seconds,
     "connect_seconds": _seconds,
     "total_seconds": _seconds,
     "silent_seconds": _seconds,

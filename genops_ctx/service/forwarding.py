@@ -54,11 +54,15 @@ _PASSED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
 )
 
 
+# A quoted slash, dot, backslash or percent sign, and quoted bytes that are no ASCII characters.
+_TRICK = re.compile(r"%(?:2[eEfF5]|5[cC]|[01][0-9a-fA-F]|7[fF]|[89a-fA-F]|(?![0-9a-fA-F]{2}))")
+
+
 def forwarded_path(method: str, raw: str) -> Forwarded | None:
     """What a request below ``/api/v1/`` is, by its path as it came; None for what is not passed on."""
+    if _TRICK.search(raw):
+        return None  # read differently by each that stands between
     path = unquote(raw)
-    if path != raw or "//" in path or ".." in path or "\\" in path:
-        return None  # nothing of Flowise's needs quoting, and quoted tricks are read differently by each
     for kind, allowed, pattern in _PASSED:
         found = pattern.match(path) if method == allowed else None
         if found is not None:

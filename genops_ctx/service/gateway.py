@@ -6,29 +6,26 @@ comes back byte for byte, as it comes. On the way the call is admitted, and what
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from ..core.context import governance_context
 from ..core.errors import GovernanceError
 from ..core.money import dollars
 from ..instrument.governor import Governor
-from ..instrument.request_bodies import read_body
 from ..instrument.tracing import outgoing_headers, remote_parent
 from ..providers.errors import FlowiseError
 from .access import Access, secret_of
 from .answering import budget_headers, cost_headers, passed, with_usage
+from .bodies import fields_of
 from .caller import attribution_of, wishes_of
 from .configuration import ServiceSettings
 from .forwarding import Forwarded, flow_in_query, forwarded_path, request_headers, response_headers
 from .instances import Instance, Instances
-from .refusals import Refusal, refusal_of, unreachable
+from .refusals import Refusal, answer_to, refusal_of, unreachable
 from .relay import Answer, Asking, Relay, Streaming
 from .unsent import Unsent
 
@@ -78,28 +75,24 @@ class Gateway:
 
     async def _answer(self, request: Request, forwarded: Forwarded | None, path_key: str) -> Response:
         if forwarded is None:
-            return _refused(request, Refusal(404, "not_passed_on", "There is nothing here.", {}))
+            return answer_to(request, Refusal(404, "not_passed_on", "There is nothing here.", {}))
         if forwarded.kind == "open":
             return await self._pass(request, forwarded, b"")
         try:
             client = await self._access.client_of(secret_of(request.headers, path_key))
             request.state.client = client
             if client is None:
-                return _refused(request, Refusal(401, "unauthorized", "A valid key is needed.", {}))
+                return answer_to(request, Refusal(401, "unauthorized", "A valid key is needed.", {}))
             flow = forwarded.flow
             if forwarded.kind == "file":
                 flow = flow_in_query(request.scope["query_string"].decode("latin-1")) or ""
                 if not flow:
-                    return _refused(request, Refusal(400, "bad_request", "Which flow's file?", {}))
+                    return answer_to(request, Refusal(400, "bad_request", "Which flow's file?", {}))
             if flow and not client.allows(flow):
-                return _refused(request, Refusal(403, "flow", "This key is not for this flow.", {}))
-            body = await self._body(request)
+                return answer_to(request, Refusal(403, "flow", "This key is not for this flow.", {}))
+            body = await request.body()
         except GovernanceError as error:
-            return _refused(request, self._refusal(error))
-        except _TooLarge:
-            return _refused(request, Refusal(413, "too_large", "The request is too large.", {}))
-        except TimeoutError:
-            return _refused(request, Refusal(408, "too_slow", "The request did not come in time.", {}))
+            return answer_to(request, self._refusal(error))
         except ClientDisconnect:
             request.state.unsent_as = "abandoned"
             return Response(status_code=499)
@@ -107,35 +100,20 @@ class Gateway:
             return await self._predict(request, forwarded, client, body)
         return await self._pass(request, forwarded, body)
 
-    async def _body(self, request: Request) -> bytes:
-        most = self._settings.request_bytes
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            raise _TooLarge
-        content = bytearray()
-        async with asyncio.timeout(self._settings.request_seconds):
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > most:
-                    raise _TooLarge
-        return bytes(content)
-
     # -- predictions ----------------------------------------------------------------------------
 
     async def _predict(
         self, request: Request, forwarded: Forwarded, client: ClientKey, body: bytes
     ) -> Response:
-        kind = request.headers.get("content-type") or "application/json"
-        fields = read_body(body, kind)
-        streams = isinstance(fields, dict) and fields.get("streaming") in (True, "true")
-        bad = _misread(kind, body, fields)
-        if bad is not None:
-            return _refused(request, bad, streams)
+        fields = await fields_of(body, request.headers.get("content-type", ""))
+        if isinstance(fields, Refusal):
+            return answer_to(request, fields)
+        streams = fields.get("streaming") in (True, "true")
         try:
             owner = attribution_of(client, request.headers)
             wishes = wishes_of(client, request.headers)
         except GovernanceError as error:
-            return _refused(request, self._refusal(error), streams)
+            return answer_to(request, self._refusal(error), streams)
         asking = Asking(
             forwarded.flow,
             fields,
@@ -196,7 +174,7 @@ class Gateway:
             refusal = unreachable(error)
         else:
             raise error
-        return _refused(request, refusal, streams, cost_headers(relay.charges))
+        return answer_to(request, refusal, streams, cost_headers(relay.charges))
 
     # -- the rest -------------------------------------------------------------------------------
 
@@ -207,7 +185,7 @@ class Gateway:
             async with await self._ask(request, self._governor, forwarded.path, body) as reply:
                 content = await reply.read()
         except (TimeoutError, OSError, ClientError) as error:
-            return _refused(request, unreachable(error))
+            return answer_to(request, unreachable(error))
         return Response(content, reply.status, response_headers(reply.headers))
 
     async def _ask(
@@ -262,35 +240,3 @@ class Gateway:
         from ..runtime import get_runtime
 
         return refusal_of(error, get_runtime().clock())
-
-
-class _TooLarge(Exception):
-    pass
-
-
-def _misread(kind: str, body: bytes, fields: Mapping[str, Any] | None) -> Refusal | None:
-    """A body that Flowise would take for an empty question, and bill."""
-    if kind.partition(";")[0].strip().lower() != "application/json":
-        return None
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return Refusal(400, "bad_request", "The request is no JSON.", {})
-    if not isinstance(value, dict):
-        return Refusal(400, "bad_request", "The request is no JSON object.", {})
-    return None
-
-
-def _refused(
-    request: Request, refusal: Refusal, streams: bool = False, more: Mapping[str, str] | None = None
-) -> Response:
-    """Refusals of streams are events. Those of the request itself are statuses, which programs expect; but
-    a widget, which accepts events only, shows people nothing else."""
-    widget = request.headers.get("accept", "").startswith("text/event-stream")
-    headers = {**refusal.headers(), **(more or {})}
-    if not more:  # nothing was booked
-        request.state.unsent_as = "error" if refusal.status in (502, 504) else "refused"
-    if widget or (streams and refusal.status not in (400, 401, 404, 413)):
-        headers |= {"cache-control": "no-cache", "x-genops-refused": refusal.code}
-        return Response(refusal.events(), 200, headers, "text/event-stream")
-    return JSONResponse(refusal.body(), refusal.status, headers)

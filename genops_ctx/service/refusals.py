@@ -11,9 +11,13 @@ import calendar
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from ..core.errors import (
     AlreadyCompleted,
@@ -34,7 +38,7 @@ from ..core.errors import (
 from ..instrument.governor import AboveMaximum
 from ..providers.errors import FlowiseError, FlowiseNotFoundError
 
-__all__ = ["Refusal", "refusal_of", "unreachable"]
+__all__ = ["Refusal", "answer_to", "refusal_of", "unreachable"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -89,6 +93,21 @@ def unreachable(error: BaseException) -> Refusal:
         return Refusal(504, "timeout", "The answer took too long. Please try again.", {}, 5.0)
     log.warning("Flowise could not be asked (%s)", type(error).__name__)
     return Refusal(502, "bad_gateway", "The service cannot be reached. Please try again.", {}, 5.0)
+
+
+def answer_to(
+    request: Request, refusal: Refusal, streams: bool = False, more: Mapping[str, str] | None = None
+) -> Response:
+    """Refusals of streams are events. Those of the request itself are statuses, which programs expect; but
+    a widget, which accepts events only, shows people nothing else."""
+    widget = request.headers.get("accept", "").startswith("text/event-stream")
+    headers = {**refusal.headers(), **(more or {})}
+    if not more:  # nothing was booked
+        request.state.unsent_as = "error" if refusal.status in (502, 504) else "refused"
+    if widget or (streams and refusal.status not in (400, 401, 404, 413)):
+        headers |= {"cache-control": "no-cache", "x-genops-refused": refusal.code}
+        return Response(refusal.events(), 200, headers, "text/event-stream")
+    return JSONResponse(refusal.body(), refusal.status, headers)
 
 
 def _budget(error: Any, now: float) -> Refusal:

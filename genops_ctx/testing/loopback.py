@@ -7,6 +7,7 @@ all: the connection held open, closed, cut in the middle or dripping.
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
 import threading
@@ -58,9 +59,14 @@ class Reply:
     """close the connection without an answer"""
 
 
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
+
 def json_reply(data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
     """A reply with a JSON body, written without spaces as Node does."""
-    body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # Half a surrogate pair, which JSON may hold, is no character: Node writes this one instead.
+    body = _HALF_A_PAIR.sub("\ufffd", text).encode()
     return Reply(status, body, headers=headers or {})
 
 

@@ -175,3 +175,11 @@ def test_this_project_s_own_texts_are_within_the_bands() -> None:
     for path in sorted((Path(tokens.__file__).parent).glob("*.py")):
         text = path.read_text("utf-8")
         assert least <= estimate_tokens(text) / max(1, count_tokens(text)) <= most, path.name
+
+
+def test_of_a_text_that_no_model_reads_parts_are_counted() -> None:
+    """Eight times a text that is counted whole: eight times its tokens, within a hundredth."""
+    paragraph = "The quick brown fox jumps over 13 lazy dogs, and doesn't look back; why should it?\n"
+    whole = paragraph * 3000
+    assert estimate_tokens(whole * 8) == pytest.approx(estimate_tokens(whole) * 8, rel=0.01)
+    assert estimate_tokens("a" * 300_001) > 0

@@ -281,7 +281,8 @@ def test_a_body_that_is_none_is_refused_unsent(
     options = ServiceSettings(request_bytes=2000 if status == 413 else 2**20)
     with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
         service = serve(raw.url, options=options)
-        answer = requests.post(f"{service}/api/v1/prediction/{FLOW}", data=body, headers=client(), timeout=20)
+        headers = {**client(), "Content-Type": "application/json"}
+        answer = requests.post(f"{service}/api/v1/prediction/{FLOW}", data=body, headers=headers, timeout=20)
         assert answer.status_code == status
         assert answer.json()["success"] is False
         assert raw.posts == []

@@ -1,0 +1,79 @@
+"""What a prediction's body asks, and which bodies are not sent on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from genops_ctx.service.bodies import fields_of
+from genops_ctx.service.refusals import Refusal
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+PARTS = "multipart/form-data; boundary=b0"
+
+
+def read(body: bytes, kind: str) -> object:
+    return asyncio.run(fields_of(body, kind))
+
+
+@pytest.mark.parametrize(
+    "body, kind, fields",
+    [
+        (b'{"question": "hi"}', JSON, {"question": "hi"}),
+        (b'\xef\xbb\xbf{"question": "hi"}', "Application/JSON; charset=UTF-8", {"question": "hi"}),
+        (b'{"question": "a", "question": "b"}', JSON, {"question": "b"}),  # as JavaScript reads it
+        (b"question=hi+you&streaming=true", FORM, {"question": "hi you", "streaming": "true"}),
+        (
+            b'--b0\r\nContent-Disposition: form-data; name="question"\r\n\r\nhi\r\n'
+            b'--b0\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'
+            b"Content-Type: image/png\r\n\r\n\x89PNG\r\n\r\n--b0--\r\n--b0\r\nafter the end\r\n",
+            PARTS,
+            {"question": "hi", "uploads": [{"mime": "image/png"}]},
+        ),
+        # What is within a part is its content, whatever it claims to be.
+        (
+            b'--b0\r\nContent-Disposition: form-data; name="question"\r\n'
+            b"Content-Type: multipart/mixed; boundary=b1\r\n\r\n--b1\r\n"
+            b'Content-Disposition: form-data; name="streaming"\r\n\r\ntrue\r\n--b1--\r\n--b0--',
+            PARTS,
+            {"question": '--b1\r\nContent-Disposition: form-data; name="streaming"\r\n\r\ntrue\r\n--b1--'},
+        ),
+    ],
+)
+def test_what_is_read_is_what_flowise_reads(body: bytes, kind: str, fields: dict[str, object]) -> None:
+    assert read(body, kind) == fields
+
+
+@pytest.mark.parametrize(
+    "body, kind, status",
+    [
+        (b'{"question": "hi"}', "", 415),
+        (b'{"question": "hi"}', "text/plain", 415),
+        (b'{"question": "hi"}', "application/json; charset=utf-7", 415),
+        ('{"question": "hi"}'.encode("utf-16"), JSON, 400),
+        (b'{"question": "hi", "temperature": NaN}', JSON, 400),
+        (b'{"question": "hi", "temperature": -Infinity}', JSON, 400),
+        (b'{"question": "hi", "n": ' + b"9" * 5000 + b"}", JSON, 400),
+        (b'{"question": "\xff"}', JSON, 400),
+        (b'{"a":' * 100_000, JSON, 400),
+        (b'{"a":[' + b"{}," * 5_000_000 + b"1]}", JSON, 413),
+        (b"a=b&" * 3_000_000, FORM, 413),
+        (b"--b0\r\n\r\n\r\n" * 1_200_000, PARTS, 413),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, bytes) else None,
+)
+def test_what_flowise_would_read_otherwise_or_never_is_refused(body: bytes, kind: str, status: int) -> None:
+    begun = time.monotonic()
+    found = read(body, kind)
+    assert isinstance(found, Refusal)
+    assert found.status == status
+    assert time.monotonic() - begun < 5
+
+
+def test_a_large_file_is_read_at_once() -> None:
+    head = b'--b0\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    begun = time.monotonic()
+    assert read(head + b"\n" * 15_000_000 + b"\r\n--b0--", PARTS) == {"uploads": [{"mime": "text/plain"}]}
+    assert time.monotonic() - begun < 5
