@@ -148,11 +148,33 @@ class RateLimiter:
         it refused, by :class:`StoreUnavailable`.
         """
         values = {**attribution, "flow": flow} if "flow" in self.by else attribution
-        scope = ", ".join(f"{key}={values.get(key, UNALLOCATED)}" for key in self.by)
-        return self._take(scope, now, min(self.max_wait, patience))
+        scope = ", ".join([f"{key}={values.get(key, UNALLOCATED)}" for key in self.by])
+        bucket = ", ".join([f"{key}={self._value(values.get(key))}" for key in self.by])
+        return self._take(scope, now, min(self.max_wait, patience), bucket)
 
-    def _take(self, scope: str, now: float, patience: float) -> Turn | RateLimitExceeded | StoreUnavailable:
-        key = f"{self.name or 'unnamed'}/{scope}"
+    def _value(self, value: str | None) -> str:
+        """A value as buckets are named by it: no two sets of values have one name.
+
+        Without a comma, a slash, a percent sign it is itself, as versions before had them all.
+        """
+        if value is None:
+            return UNALLOCATED
+        if value == UNALLOCATED:
+            return value.replace("<", "%3C")
+        value = _escaped(value)
+        return value.replace(",", "%2C") if len(self.by) > 1 else value
+
+    def _bucket(self, name: str) -> str:
+        return f"{self.name or 'unnamed'}/{name}"
+
+    def _by_hand(self, key: str) -> str:
+        """Of several keys the name is given as buckets have it: which comma parts them only who asks knows."""
+        return self._bucket(key if len(self.by) > 1 else _escaped(key))
+
+    def _take(
+        self, scope: str, now: float, patience: float, bucket: str | None = None
+    ) -> Turn | RateLimitExceeded | StoreUnavailable:
+        key = self._by_hand(scope) if bucket is None else self._bucket(bucket)
         rule = self._rule(scope)
         try:
             answer = self._backing().limits.admit(key, rule, now, patience=max(patience, 0.0))
@@ -228,8 +250,7 @@ class RateLimiter:
 
     def allowance(self, key: str = "") -> int:
         """Calls that would be admitted at once. Raises :class:`StoreError`."""
-        bucket = f"{self.name or 'unnamed'}/{key}"
-        return self._backing().limits.remaining(bucket, self._rule(key), now())
+        return self._backing().limits.remaining(self._by_hand(key), self._rule(key), now())
 
     def get_stats(self, key: str = "") -> dict[str, float]:
         """``allowance``, ``rate`` and ``utilization``, the share of the burst that is used."""
@@ -344,6 +365,11 @@ class AdaptiveRateLimiter(RateLimiter):
         elif isinstance(error, Exception) and not isinstance(error, CallRefused):
             known = classify(error)
             self._observe(failed=known.trips or known.retriable)
+
+
+def _escaped(text: str) -> str:
+    """A name for what comes behind the last slash."""
+    return text.replace("%", "%25").replace("/", "%2F") if "%" in text or "/" in text else text
 
 
 _RATE = re.compile(
