@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 from .core.accounts import Refusal, Reserve, WrongWindow
@@ -229,12 +230,9 @@ class Books:
         Raises where the ledger fails, so that the caller can come again.
         """
         for _ in range(TRIES):
-            first, adjustments = None, []
-            for charge in self.ledger.charges(hold.rpartition("#")[0]):
-                if charge.id == hold:
-                    first = charge
-                elif charge.adjustment_of == hold:
-                    adjustments.append(charge)
+            charges = tuple(self.ledger.charges(hold.rpartition("#")[0]))
+            first = next((charge for charge in charges if charge.id == hold), None)
+            adjustments = [charge for charge in charges if charge.adjustment_of == hold]
             if first is None:
                 return None, None
             adjustment = correction(first, adjustments)
@@ -265,20 +263,22 @@ class Books:
     def _keep_apart(self, charge: Charge) -> None:
         """Another call took the same name, in a process with a store of its own: both were paid."""
         known = tuple(self.ledger.charges(charge.operation))
-        if any(one.started_at == charge.started_at for one in known):
+        same = [one.id for one in known if one.started_at == charge.started_at]
+        if charge.id in same:
             return  # the same call, written again
-        attempt = 1 + max(one.attempt for one in known)
-        log.error("two calls of %s were sent under one idempotency key; both are booked", charge.name)
-        second = replace(charge, id=hold_id(charge.operation, attempt), attempt=attempt)
-        if self.ledger.append(second) is not False and charge.accounts:
+        for attempt in count(1 + max(one.attempt for one in known)) if not same else ():
+            second = replace(charge, id=hold_id(charge.operation, attempt), attempt=attempt)
+            if self.ledger.append(second) is not False:
+                log.error("two calls of %s were sent under one idempotency key; both are booked", charge.name)
+                break
+        if charge.accounts:
+            # Until it is done. No outbox: a process with the other store would settle the other call by it.
             self._settle(charge, charge.nanos)
 
     def _lost(self, hold: str, operation: str) -> Charge | None:
         """The charge of an attempt that was booked as lost."""
-        for charge in self.ledger.charges(operation):
-            if charge.id == hold:
-                return charge if charge.outcome == Outcome.EXPIRED else None
-        return None
+        named = (charge for charge in self.ledger.charges(operation) if charge.id == hold)
+        return next((charge for charge in named if charge.outcome == Outcome.EXPIRED), None)
 
     # -- what is behind ---------------------------------------------------------------------------
 

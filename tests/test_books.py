@@ -596,3 +596,38 @@ def test_two_calls_under_one_name_are_both_booked(caplog: pytest.LogCaptureFixtu
         assert store.accounts(["a"])["a"] == Account(nanos, 0)
     assert [(one.id, one.nanos) for one in ledger.charges("op")] == [("op#1", 7), ("op#2", 5)]
     assert "two calls of" in caplog.text
+
+
+def test_a_call_under_a_name_that_another_store_took_is_settled_once_its_store_answers(setup: Setup) -> None:
+    taken = replace(cost("op", 7), started_at=1.0)
+    setup.ledger.real.append(taken)
+    setup.reserve("op")
+    setup.store.fail("settle")
+    ours = replace(cost("op", 5), started_at=2.0)
+    setup.books.book(ours, settles=True)
+    assert [(one.id, one.nanos) for one in setup.booked()] == [("op#1", 7), ("op#2", 5)]
+    assert setup.account() == Account(0, 10), "what was reserved stays so"
+    setup.books.catch_up(10.0)
+    assert setup.account() == Account(0, 10)
+    setup.store.heal()
+    for _ in range(2):
+        setup.books.catch_up(10.0)
+        assert setup.account() == Account(5, 0)
+    assert [(one.id, one.nanos) for one in setup.booked()] == [("op#1", 7), ("op#2", 5)]
+
+
+def test_a_number_that_a_third_call_took_meanwhile_is_passed_by(setup: Setup) -> None:
+    setup.ledger.real.append(replace(cost("op", 7), started_at=1.0))
+    setup.reserve("op")
+    third = replace(cost("op", 3), id="op#2", attempt=2, started_at=3.0)
+    append = setup.ledger.real.append
+
+    def slow(one: Charge, *, settled: bool = True) -> bool | None:
+        if one.id == "op#2" and one.started_at == 2.0:
+            append(third)  # another process, between the look and the writing
+        return append(one, settled=settled)  # type: ignore[no-any-return]
+
+    setup.ledger.real.append = slow
+    setup.books.book(replace(cost("op", 5), started_at=2.0), settles=True)
+    assert [(one.id, one.nanos) for one in setup.booked()] == [("op#1", 7), ("op#2", 3), ("op#3", 5)]
+    assert setup.account() == Account(5, 0)

@@ -168,7 +168,7 @@ class RateLimiter:
         return f"{self.name or 'unnamed'}/{name}"
 
     def _by_hand(self, key: str) -> str:
-        """Of several keys the name is given as buckets have it: which comma parts them only who asks knows."""
+        """Of several keys the name is given as buckets have it: who asks knows which comma parts them."""
         return self._bucket(key if len(self.by) > 1 else _escaped(key))
 
     def _take(
