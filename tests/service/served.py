@@ -77,6 +77,17 @@ class Served:
         )
         return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
 
+    @staticmethod
+    def processor_seconds(pid: int) -> float:
+        """What a worker has used so far: which one is at work, for the kernel spreads calls unevenly."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def resident_bytes(pid: int) -> int:
+        """What a worker holds in memory."""
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
     def stop(self) -> int:
         """As a deployment does: SIGTERM, and wait."""
         assert self.process is not None

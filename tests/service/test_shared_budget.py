@@ -1,0 +1,102 @@
+"""One budget of four workers, on a real Redis and a real PostgreSQL, one of them killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from genops_ctx.books import Books
+from genops_ctx.core.accounts import Account
+from genops_ctx.ledger import open_ledger
+from genops_ctx.stores.redis import RedisStore
+from tests.service.shared_servers import CALL_NANOS, shared_servers
+
+pytestmark = pytest.mark.slow
+
+CALLS = 200
+"""what the budget is enough for"""
+
+
+@pytest.mark.parametrize(
+    ("admission", "at_a_time", "max_cost"),
+    [("expected", 16, ""), ("expected", 64, "0.00005"), ("strict", 32, "0.00005")],
+)
+def test_it_is_never_passed_and_nearly_all_of_it_is_used(
+    tmp_path: Path, admission: str, at_a_time: int, max_cost: str
+) -> None:
+    limit = CALLS * CALL_NANOS
+    settings = (
+        f'[[budget]]\nname = "shared"\nlimit = "{limit / 1e9:.9f}/total"\nby = "team"\n'
+        f'admission = "{admission}"\n'
+    )
+    with shared_servers(tmp_path, settings=settings, latency=0.05) as shared:
+        headers = {**shared.headers, **({"X-GenOps-Max-Cost": max_cost} if max_cost else {})}
+        killed = threading.Event()
+        answered = [time.monotonic() + 5]  # when the last was; until then the first ones start
+
+        def call_until_nothing_is_left(number: int) -> list[str]:
+            ends: list[str] = []
+            choice = random.Random(number)
+            while ends[-1:] != ["refused"] or time.monotonic() - answered[0] < 3:
+                body = {"question": "hi", "streaming": choice.random() < 0.5}
+                try:
+                    answer = requests.post(shared.url, json=body, headers=headers, timeout=60)
+                except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                    assert killed.is_set()
+                    ends.append("lost")
+                    continue
+                if answer.status_code == 402 or "x-genops-refused" in answer.headers:
+                    ends.append("refused")
+                    time.sleep(0.1)
+                else:
+                    assert answer.status_code == 200, answer.text
+                    ends.append("answered")
+                    answered[0] = time.monotonic()
+            return ends
+
+        def kill_one() -> None:
+            while len(shared.flowise.model.calls) < CALLS // 3:
+                assert time.monotonic() - answered[0] < 30, f"only {len(shared.flowise.model.calls)} calls"
+                time.sleep(0.01)
+            killed.set()
+            os.kill(max(shared.service.pids(), key=shared.service.processor_seconds), signal.SIGKILL)
+
+        with ThreadPoolExecutor(at_a_time + 1) as pool:
+            killing = pool.submit(kill_one)
+            ends = [end for some in pool.map(call_until_nothing_is_left, range(at_a_time)) for end in some]
+            killing.result()
+        assert shared.service.stop() == 0
+
+        books = Books(RedisStore(shared.redis.url, clock="caller"), open_ledger(shared.ledger_url))
+        try:
+            books.catch_up(time.time())  # as a worker that is started next does
+            booked = sum(charge.nanos for charge in books.ledger.charges())
+            reserved = account(books).reserved
+            books.catch_up(time.time() + 3600)  # and as one that runs when the reservations have expired
+            charges = list(books.ledger.charges())
+            after = account(books)
+        finally:
+            books.close()
+        losses = [charge for charge in charges if charge.outcome == "expired"]
+        lost = sum(charge.nanos for charge in losses)
+        billed = shared.billed()
+        print(f"\nbilled {billed}, booked {booked}, lost {lost} in {len(losses)}, limit {limit}")
+        assert reserved == lost
+        assert (after.spent, after.reserved) == (booked + lost, 0)
+        assert billed <= booked + lost <= limit
+        assert booked + lost >= 0.95 * limit
+        assert len(losses) <= ends.count("lost") <= at_a_time
+        assert len(charges) - len(losses) >= ends.count("answered")
+
+
+def account(books: Books) -> Account:
+    (found,) = [one for key, one in books.store.accounts().items() if "team=help" in key]
+    return found
