@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from .._version import __version__
@@ -28,14 +29,36 @@ from .key_store import open_keys
 from .keys import KeyStore
 from .limits import LimitsMiddleware, misunderstood
 from .metrics import metrics_routes
+from .operators import may_operate
 from .origins import OriginsMiddleware
 from .provider_routes import provider_routes
 from .providers import Providers
 from .receiving import MOUNTED_AT, receivers_of
+from .worker_logs import show_worker_logs
 
 __all__ = ["create_app"]
 
 log = logging.getLogger("genops_ctx")
+
+LINKS = {
+    "api": "/openapi.json",
+    "predictions": "/api/v1/prediction/{flow}",
+    "chats": "/chat/direct",
+    "providers": "/providers",
+    "budgets": "/budgets/me",
+    "metrics": "/metrics",
+    "health": "/health",
+}
+
+
+class Service(BaseModel):
+    """What answers here."""
+
+    name: str
+    version: str
+    summary: str
+    worker_id: int
+    links: dict[str, str]
 
 
 def create_app(
@@ -65,16 +88,17 @@ def create_app(
     access = Access(store, clock)
     gateway = Gateway(governor, access, options)
     providers = Providers.of(options, governor.base_url, governor.api_key)
-    checks = Checks(gateway)
+    checks = Checks(gateway, providers)
     receivers = None if options.receivers is None else receivers_of(options.receivers, get_runtime())
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         runtime = get_runtime()
+        show_worker_logs()
         await asyncio.to_thread(_warm_up, runtime)
         if receivers is not None:
             await asyncio.to_thread(receivers.begin)
-        log.info("[Worker:%d] serving %s", os.getpid(), governor.base_url)
+        log.info("serving %s", governor.base_url)
         try:
             yield
         finally:
@@ -88,7 +112,7 @@ def create_app(
             # what was handed to threads would never be booked.
             await asyncio.to_thread(runtime.close)
             store.close()
-            log.info("[Worker:%d] stopped", os.getpid())
+            log.info("stopped")
 
     app = FastAPI(
         title="genops_ctx",
@@ -126,10 +150,18 @@ def create_app(
         response_model=Report,
         responses={503: {"model": Report}},
     )
-    async def health(response: Response) -> Report:
+    async def health(request: Request, response: Response) -> Report:
         report = await _report()
+        if await may_operate(access, request):
+            report.flowise_url = governor.base_url
         response.status_code = 503 if report.status == "unhealthy" else 200
         return report
+
+    @app.get("/", summary="What this is, and where to go on")
+    async def root() -> Service:
+        return Service(
+            name=app.title, version=app.version, summary=app.summary or "", worker_id=os.getpid(), links=LINKS
+        )
 
     @app.get("/health/live", summary="Whether the worker is alive; asks nobody")
     async def live() -> Liveness:

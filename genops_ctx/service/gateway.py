@@ -53,6 +53,19 @@ class Gateway:
         async with self._link().get(f"{self._governor.base_url}/api/v1/ping") as reply:
             return reply.status == 200
 
+    async def count_flows(self) -> int | None:
+        """How many flows Flowise has; None where its key may not list them."""
+        governor = self._governor
+        key = {"authorization": f"Bearer {governor.api_key}"} if governor.api_key else {}
+        # A page of one flow, since each comes with its whole definition.
+        url = f"{governor.base_url}/api/v1/chatflows?page=1&limit=1"
+        async with self._link().get(url, headers=key) as reply:
+            if reply.status != 200 or not reply.content_type.endswith("json"):
+                return None
+            listed = await reply.json()
+        total = listed.get("total") if isinstance(listed, dict) else None
+        return total if type(total) is int else None
+
     async def close(self) -> None:
         await self._unsent.close()
         if self._session is not None:

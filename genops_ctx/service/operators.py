@@ -10,7 +10,7 @@ from ..core.errors import ConfigurationError, GovernanceError
 from .access import Access, secret_of
 from .keys import ClientKey, Role
 
-__all__ = ["REFUSED", "done", "holder_of"]
+__all__ = ["REFUSED", "done", "holder_of", "may_operate"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,19 @@ def holder_of(access: Access, *roles: Role) -> Callable[[Request], Any]:
         return key
 
     return holder
+
+
+async def may_operate(access: Access, request: Request) -> bool:
+    """Whether the request has a key of an operator; no error for none, or where the keys cannot be read."""
+    secret = secret_of(request.headers)
+    if secret is None:
+        return False
+    try:
+        async with asyncio.timeout(1.0):
+            key = await access.client_of(secret)
+    except (TimeoutError, GovernanceError):
+        return False
+    return key is not None and key.role is not Role.CLIENT
 
 
 async def done(work: Callable[[], T]) -> T:

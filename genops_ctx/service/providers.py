@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .configuration import ServiceSettings
     from .provider_settings import ProviderSettings
 
-__all__ = ["Provider", "ProviderState", "Providers", "Sharing", "sharing"]
+__all__ = ["Provider", "ProviderState", "Providers", "Sharing", "not_shared", "sharing"]
 
 MODEL_SECONDS = 1.0
 """How long the name of a model is waited for where it is only to be shown."""
@@ -178,7 +178,17 @@ def sharing() -> Sharing:
     """Asks the store of the breakers, within its bound."""
     store = backing(None, "providers")()
     healthy = store.healthy
-    scheme = get_runtime().settings.store.partition("://")[0].partition("+")[0].lower()
-    if scheme in ("redis", "rediss", "unix"):
-        return Sharing(healthy, healthy)
-    return Sharing(None, healthy and scheme == "sqlite")
+    scheme = _scheme()
+    return Sharing(healthy, healthy) if scheme in _REDIS else Sharing(None, healthy and scheme == "sqlite")
+
+
+def not_shared() -> Sharing:
+    """What is taken to be so where the store has not answered in time."""
+    return Sharing(False if _scheme() in _REDIS else None, False)
+
+
+_REDIS = ("redis", "rediss", "unix")
+
+
+def _scheme() -> str:
+    return get_runtime().settings.store.partition("://")[0].partition("+")[0].lower()

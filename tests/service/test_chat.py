@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -281,3 +282,35 @@ def test_a_bad_provider_is_told(table: dict[str, Any], told: str) -> None:
         options(table)
     with pytest.raises(ConfigurationError, match="two providers have the name 'openai'"):
         options(FIRST, FIRST)
+
+
+def test_health_has_what_the_providers_are_and_shows_addresses_to_operators_only(
+    flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask
+) -> None:
+    url, headers = serve(flowise.url, options=options(FIRST, GONE)), client()
+    well = requests.get(f"{url}/health", timeout=9)
+    assert well.status_code == 200
+    body = well.json()
+    assert (body["status"], body["reasons"], body["errors"], body["error"]) == ("healthy", [], [], None)
+    assert [one["name"] for one in body["providers"]] == ["gone", "openai"]
+    # Its memory is this process's alone, and it is no Redis.
+    assert (body["redis_connected"], body["sync_enabled"]) == (None, False)
+    assert (body["worker_id"], body["model"], body["flowise_url"]) == (os.getpid(), "gpt-4o", None)
+    assert body["latency_ms"] > 0
+    for way in WAYS:
+        ask(url, headers, way)
+    time.sleep(1.1)
+    ill = requests.get(f"{url}/health", headers=headers, timeout=9)
+    body = ill.json()
+    assert (ill.status_code, body["status"], body["flowise_url"]) == (200, "degraded", None)
+    assert body["reasons"] == ["provider gone is not available"]
+    assert (body["model"], body["providers"][0]["circuit_state"]) == ("gpt-4o-mini", "open")
+    operator = requests.get(f"{url}/health", headers=client("ops", role="operator"), timeout=9)
+    assert operator.json()["flowise_url"] == flowise.url
+
+
+def test_the_root_says_what_answers_here(flowise: FlowiseStandIn, serve: Serve) -> None:
+    answer = requests.get(serve(flowise.url), timeout=9)
+    assert answer.status_code == 200
+    assert answer.json()["name"] == "genops_ctx"
+    assert answer.json()["links"]["chats"] == "/chat/direct"
