@@ -107,6 +107,7 @@ _STATUSES = {
     402: "A budget is used up",
     403: "Not for this key, or a policy",
     404: "No provider is configured",
+    408: "Not here in time",
     409: "The operation is being answered, or was",
     413: "Too large",
     429: "A rate limit",
