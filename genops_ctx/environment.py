@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from .core.errors import ConfigurationError
 
-__all__ = ["SECRETS", "read_secret", "redis_url", "variable"]
+__all__ = ["SECRETS", "read_secret", "redis_url", "secret_variable", "variable"]
 
 SECRETS = (
     "FLOWISE_API_KEY",
@@ -33,13 +33,19 @@ _HOST = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
 
 
 def variable(name: str, environ: Mapping[str, str] | None = None) -> str:
-    """The value of a variable without space around it, or of the file that ``NAME_FILE`` names; "" for none.
+    """The value of a variable, without space around it; "" for none. Secrets may be in a file."""
+    env = os.environ if environ is None else environ
+    return secret_variable(name, env) if name in SECRETS else env.get(name, "").strip()
+
+
+def secret_variable(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """The value of a variable, or what is in the file that ``NAME_FILE`` names; "" for neither.
 
     Raises :class:`ConfigurationError` where both are set, and for a file that holds no secret.
     """
     env = os.environ if environ is None else environ
     said = env.get(name, "").strip()
-    file = env.get(f"{name}_FILE", "").strip() if name in SECRETS else ""
+    file = env.get(f"{name}_FILE", "").strip()
     if not file:
         return said
     if said:

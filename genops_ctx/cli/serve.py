@@ -46,6 +46,10 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
                     f"the {name} is memory://, which each of {workers} workers would have for itself; name "
                     f"one that they share by GENOPS_{name.upper()} or in the settings file"
                 )
+        from ..service import create_app
+
+        # What is wrong in the settings is told here, once; workers that cannot begin are begun for ever.
+        create_app()
     uvicorn.run(
         "genops_ctx.service:app",
         host=host,

@@ -127,6 +127,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "total_seconds": _seconds,
     "silent_seconds": _seconds,
     "provider": lambda name, value: providers_in(value),
+    "receivers": _receivers,
     "drain_seconds": lambda name, value: number(name, value, 0, 86_400),
     "retries": lambda name, value: whole(name, value, 0, 10),
     "usage": _yes_or_no,

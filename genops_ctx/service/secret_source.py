@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import ConfigurationError
-from ..environment import read_secret
+from ..environment import read_secret, secret_variable
 
 __all__ = ["SecretSource", "secret_in"]
 
 
 @dataclass(frozen=True, slots=True)
 class SecretSource:
-    """Where a secret is: an environment variable, or a file that holds nothing else."""
+    """Where a secret is: an environment variable (or what its ``_FILE`` names), or a file."""
 
     variable: str = ""
     file: str = ""
@@ -24,7 +23,7 @@ class SecretSource:
         """The secret. Raises :class:`ConfigurationError` where there is none."""
         if self.file:
             return read_secret(self.file, "the settings file")
-        found = (os.environ if environ is None else environ).get(self.variable, "").strip()
+        found = secret_variable(self.variable, environ)
         if not found:
             raise ConfigurationError(f"the environment variable {self.variable} has no secret")
         return found

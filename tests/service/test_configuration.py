@@ -113,3 +113,8 @@ def test_a_secret_is_read_where_it_is(tmp_path: Path) -> None:
         SecretSource(variable="KEY").read({})
     with pytest.raises(ConfigurationError, match=r"cannot be read \(No such file or directory\)"):
         SecretSource(file=str(tmp_path / "none")).read()
+
+
+def test_a_secret_of_a_variable_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2\n")
+    assert SecretSource(variable="ANY_KEY").read({"ANY_KEY_FILE": str(tmp_path / "key")}) == "hunter2"
