@@ -62,7 +62,10 @@ class LimitsMiddleware:
                 refusal = body.refusal
                 if body.answering or refusal is None:
                     raise
-        await answer_to(Request(scope), refusal)(scope, receive, send)
+        answer = answer_to(Request(scope), refusal)
+        if refusal is _TOO_SLOW:
+            answer.headers["connection"] = "close"
+        await answer(scope, receive, send)
 
     def _announced(self, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
         length = next((value for name, value in headers if name == b"content-length"), b"0")

