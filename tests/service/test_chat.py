@@ -185,10 +185,11 @@ def test_rate_limits_are_those_of_the_gateway(
 def test_an_idempotency_key_lets_one_chat_through(
     flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, way: str
 ) -> None:
-    url = serve(flowise.url, options=options(FIRST))
+    url = serve(flowise.url, options=options(FIRST, GONE))
     headers = {**client(), "Idempotency-Key": "order-1"}
     assert [ask(url, headers, way).status_code for _ in range(2)] == [200, 409]
     assert len(flowise.model.calls) == 1
+    assert ask(url, {**client("other"), "Idempotency-Key": "order-1"}, way).status_code == 200
 
 
 @pytest.mark.parametrize("way", WAYS)
