@@ -15,6 +15,7 @@ import pytest
 
 from genops_ctx import governance_context
 from genops_ctx.attempt import Attempt, begin
+from genops_ctx.booked import booked_now
 from genops_ctx.core.booking import Report
 from genops_ctx.core.budget import Budget
 from genops_ctx.core.context import GovernanceContext
@@ -22,11 +23,13 @@ from genops_ctx.core.errors import StoreError
 from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import Quote
-from genops_ctx.core.records import Charge, CostSource, Exactness, Usage
+from genops_ctx.core.records import Charge, CostSource, Exactness, Line, LineKind, Usage
 from genops_ctx.ledger import open_ledger
+from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 from genops_ctx.stores import open_store
+from genops_ctx.stores.memory import MemoryStore
 
 GUESS = Usage("openai", "small", 100, source=CostSource.ESTIMATED, exactness=Exactness.ESTIMATED)
 
@@ -115,6 +118,44 @@ def test_evidence_after_the_answer_corrects_everything(runtime: Runtime) -> None
         assert (context.pending, context.inexact_cost) == ((), 0)
         assert context.cost_by("source") == {"traced": Decimal("0.00000007"), "estimated": 0}
         assert context.wait(0)
+
+
+def test_what_is_booked_now_is_told_of_the_charge_that_an_answer_carries(
+    runtime: Runtime, tmp_path: Path, clock: Clock
+) -> None:
+    attempt = send(runtime)
+    fee = Line(LineKind.FEE, 5, CostSource.REPORTED, Exactness.EXACT)
+    report = Report(Outcome.COMPLETED, runtime.clock(), estimates=(GUESS,), costs=(fee,))
+    charge = attempt.finish(report)
+    assert charge is not None
+    assert booked_now(charge) == charge
+    runtime.corrections.take(Shown(proof(7, "langfuse:1", complete=False), request=charge.id))
+    runtime.corrections.take(Shown(proof(9, "langfuse:1"), request=charge.id))
+    now = booked_now(charge)
+    assert (charge.nanos, now.nanos) == (1005, 95) == (1005, sum(in_ledger(runtime)))
+    assert (now.id, now.exactness, now.total_tokens) == (charge.id, "exact", 9)
+    assert [usage.input_tokens for usage in now.usage] == [9]
+    assert booked_now(now) == booked_now(list(runtime.books.ledger.charges())[-1]) == now
+    other = new_runtime(tmp_path / "books.sqlite3", clock)
+    reset_runtime(other)
+    assert booked_now(charge) == now, "another process knows it too"
+    reset_runtime(runtime)
+    other.books.close()
+
+
+def test_what_was_lost_and_ended_after_all_is_booked_as_it_ended(runtime: Runtime, clock: Clock) -> None:
+    # The store of a file goes by the machine's clock, so a loss is waited for in one of memory.
+    books = {"store": MemoryStore(), "ledger": MemoryLedger()}
+    runtime = Runtime(runtime.settings, **books, prices=Tariff(), clock=clock)  # type: ignore[arg-type]
+    reset_runtime(runtime)
+    attempt = send(runtime)
+    clock.now += 91.0
+    runtime.books.catch_up(clock())
+    (lost,) = runtime.books.ledger.charges()
+    assert booked_now(lost).outcome == "expired"
+    answer(attempt)
+    now = booked_now(lost)
+    assert (now.id, now.outcome, now.nanos) == (lost.id, "completed", 1000)
 
 
 def test_evidence_before_the_answer_waits_for_it(runtime: Runtime) -> None:

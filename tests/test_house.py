@@ -28,6 +28,7 @@ FLOORS = {
     "wire": 1,
     # 2: what is built once
     "abandoned": 2,
+    "booked": 2,
     "books": 2,
     "generations": 2,
     "handoff": 2,
