@@ -96,6 +96,8 @@ class Session:
                 return reply[4:]
             if word == b"lost":
                 raise _lost(reply)
+            if word == b"newer":
+                raise _newer(reply)
             if word == b"adopt":
                 self._adopt(reply)
             left = self._bound.remaining()
@@ -125,11 +127,7 @@ class Session:
         if reply[0] == b"lost":
             raise _lost(reply)
         if reply[0] == b"newer":
-            raise StoreError(
-                f"the accounts in Redis are of a newer version of genops_ctx: they have version "
-                f"{int(reply[3])}, and this one knows {int(reply[4])} at most; update genops_ctx, or use "
-                "another database of the server"
-            )
+            raise _newer(reply)
         if self.generation is None:
             self.made_it = reply[0] == b"made"
             self._adopt(reply)
@@ -153,6 +151,8 @@ class Session:
         head = (self.generation or "", self._counter, os.urandom(12).hex(), "1" if anyway else "0")
         reply = yield Request(script("restore"), (*head, claim, repr(closed), *arguments))
         self._learn(reply, sent, time.monotonic())
+        if reply[0] == b"newer":
+            raise _newer(reply)
         if reply[0] == b"fenced":
             raise StoreError("it took too long: another process may bring the accounts back now")
         self._adopt(reply)
@@ -167,6 +167,13 @@ class Session:
         self.in_flight.tell_again()
         self.generation = reply[3].decode()
         self._counter = int(reply[4])
+
+
+def _newer(reply: list[Any]) -> StoreError:
+    return StoreError(
+        f"the accounts in Redis are of a newer version of genops_ctx: they have version {int(reply[3])}, and "
+        f"this one knows {int(reply[4])} at most; update genops_ctx, or use another database of the server"
+    )
 
 
 def _lost(reply: list[Any]) -> StoreDataLost:

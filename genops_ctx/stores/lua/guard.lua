@@ -5,7 +5,11 @@ if server > tonumber(ARGV[1]) then
   return {"stale", clock[1], clock[2]}
 end
 
-local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "opens_at")
+local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "opens_at", "schema")
+if meta[6] and tonumber(meta[6]) > SCHEMA then
+  -- Written anew by a newer version since this client joined: what is there may mean something else.
+  return {"newer", clock[1], clock[2], meta[6], SCHEMA}
+end
 local whole = redis.call("EXISTS", unpack(KEYS)) == #KEYS
 local old = meta[1] == ARGV[2] and tonumber(meta[2]) < tonumber(ARGV[3])
 if not old and ARGV[6] ~= "" and meta[1] == ARGV[2] then

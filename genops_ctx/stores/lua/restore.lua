@@ -4,7 +4,10 @@
 -- n, n × (account, spent); n, n × (id, state, amount, booked, expires_at, keyed, forget_at, memo,
 -- n, accounts); n, n × (control, its text)
 local whole = redis.call("EXISTS", unpack(KEYS)) == #KEYS
-local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "restorer")
+local meta = redis.call("HMGET", META, "generation", "counter", "lost", "ancestors", "restorer", "schema")
+if meta[6] and tonumber(meta[6]) > SCHEMA then
+  return {"newer", clock[1], clock[2], meta[6], SCHEMA}
+end
 if ARGV[5] ~= "" then
   if meta[5] ~= ARGV[5] then
     return {"fenced", clock[1], clock[2], meta[1] or "", meta[2] or "0"}
