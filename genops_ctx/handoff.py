@@ -24,7 +24,9 @@ __all__ = ["HandOff", "in_event_loop", "is_remote"]
 E = TypeVar("E")
 T = TypeVar("T")
 
-THREADS = 8
+THREADS = 4
+"""of each kind: those that somebody waits for, and those that nobody waits for. What is booked meanwhile
+keeps no call from being admitted."""
 
 _ASKS = (Hold, LookUp, Release, Judge, Undo, Take, PutBack, Enter, Leave)
 """Effects that may ask a store, a ledger or a guard."""
@@ -43,20 +45,34 @@ def in_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
+class _Threads:
+    """Threads of this process, begun where they are first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"genops_ctx-{name}"
+        self._lock = threading.Lock()
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    def __call__(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None or self._pool[0] != os.getpid():
+                self._pool = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix=self._name))
+            return self._pool[1]
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].shutdown()
+
+
 class HandOff:
     """The threads of one runtime. Without anything remote there are none, and all is done on the spot."""
 
     def __init__(self, *back_ends: object) -> None:
         self.needed = any(map(is_remote, back_ends))
-        self._lock = threading.Lock()
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
-
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None or self._pool[0] != os.getpid():
-                pool = ThreadPoolExecutor(THREADS, thread_name_prefix="genops_ctx-handoff")
-                self._pool = (os.getpid(), pool)
-            return self._pool[1]
+        self._asking = _Threads("asking")
+        self._booking = _Threads("booking")
 
     def run(self, function: Callable[[], object]) -> None:
         """Do something that nobody waits for: by a thread, where an event loop would have to wait."""
@@ -69,7 +85,7 @@ class HandOff:
     def _run(self, function: Callable[[], object], waits: bool) -> None:
         if waits and in_event_loop():
             try:
-                self._threads().submit(function)
+                self._booking().submit(function)
             except RuntimeError:  # the interpreter ends, or there are no more threads
                 function()
         else:
@@ -77,7 +93,7 @@ class HandOff:
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Begin to do something by a thread."""
-        return self._threads().submit(function)
+        return self._asking().submit(function)
 
     async def perform(self, effect: Effect, perform: Callable[[Any], T]) -> T | None:
         """Perform an effect of a story for an event loop.
@@ -100,7 +116,7 @@ class HandOff:
         """Perform an effect by a thread. What is answered to nobody is undone, where the effect can."""
         import asyncio
 
-        done = asyncio.get_running_loop().run_in_executor(self._threads(), perform, effect)
+        done = asyncio.get_running_loop().run_in_executor(self._asking(), perform, effect)
         cancelled: BaseException | None = None
         while not done.done():
             try:
@@ -110,13 +126,11 @@ class HandOff:
         if cancelled is not None:
             undo = getattr(effect, "undo", None)
             if done.exception() is None and undo is not None:
-                self._threads().submit(undo, done.result())
+                self._booking().submit(undo, done.result())
             raise cancelled
         return done.result()
 
     def close(self) -> None:
         """End the threads once they are done."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None and pool[0] == os.getpid():
-            pool[1].shutdown()
+        self._asking.close()
+        self._booking.close()

@@ -127,7 +127,8 @@ def _serves_many(thread: threading.Thread) -> bool:
 
 def _submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     submit = _Hooks.submit.__get__(self, type(self))
-    if not _Hooks.on or not callable(fn) or _pickles(type(self)):
+    own = getattr(self, "_thread_name_prefix", "").startswith(_OWN)  # what these do says whose it is
+    if not _Hooks.on or own or not callable(fn) or _pickles(type(self)):
         return submit(fn, *args, **kwargs)
     job = _Carried(fn)
     before = [variable.get() for variable in _CARRIED]

@@ -57,7 +57,7 @@ class RedisStore:
         url: str,
         *,
         namespace: str = "genops",
-        command_timeout: float = 0.25,
+        command_timeout: float = 1.0,
         connect_timeout: float = 0.5,
         generation: str | None = None,
         clock: str = "server",
