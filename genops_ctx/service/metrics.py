@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ..controls import Controls
 from ..core.errors import GovernanceError, StoreError
+from ..handoff import is_remote
 from ..ledger.tallies import Tally, TallyKeeper
 from ..resilience.backing import backing
 from ..runtime import get_runtime
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 SESSION_SECONDS = 1800.0
 """A conversation counts as active for so long after its last call began."""
+BOOKED_SECONDS = 0.25
+"""What a scrape waits where the ledger is on a server: calls are booked there moments after their answers."""
 COUNT_SECONDS = 1.5
 """What a scrape spends at most on charges that nobody has counted yet."""
 SECONDS = 3.0
@@ -49,7 +52,7 @@ class Scraper:
     """Asks ledger, store and breakers, each by itself: one that is silent does not silence the others."""
 
     def __init__(self) -> None:
-        self._ledger = Turns(lambda: self._asked("ledger", self._sums))
+        self._ledger = Turns(self._asked_ledger)
         self._store = Turns(lambda: self._asked("store", _budgets))
         self._breakers = Turns(lambda: self._asked("breakers", _circuits))
         self._behind = False
@@ -64,6 +67,16 @@ class Scraper:
             return Scraped(None, None, budgets, circuits, missing)
         return Scraped(sums.tallies, sums.sessions, budgets, circuits, missing)
 
+    async def _asked_ledger(self) -> Sums | None:
+        if is_remote(get_runtime().books.ledger):
+            await asyncio.sleep(BOOKED_SECONDS)
+        sums = await self._asked("ledger", self._sums)
+        if self._behind:
+            # A ledger that was never scraped: what there is to count is counted on.
+            self._behind = False
+            self._ledger.next()
+        return sums
+
     async def _asked(self, source: str, ask: Callable[[], T]) -> T | None:
         try:
             return await asyncio.to_thread(ask)
@@ -71,11 +84,6 @@ class Scraper:
             log.warning("metrics of the %s are left out: %s", source, error)
         except Exception:
             log.exception("metrics of the %s are left out", source)
-        finally:
-            if source == "ledger" and self._behind:
-                # A ledger that was never scraped: what there is to count is counted on.
-                self._behind = False
-                self._ledger.next()
         return None
 
     def _sums(self) -> Sums:
