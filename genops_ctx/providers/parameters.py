@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
     from ..wire.flows import FlowDefinition
 
-__all__ = ["ModelParameters", "check_parameters", "ignored_parameters", "with_parameters"]
+__all__ = ["ModelParameters", "ParameterIgnored", "check_parameters", "ignored_parameters", "with_parameters"]
+
+
+class ParameterIgnored(ConfigurationError):
+    """A flow would ignore in silence what a call asks of its models; nothing was sent."""
+
+    parameters: tuple[str, ...] = ()
+    """their names"""
 
 
 def check_parameters(value: object) -> ModelParameters | None:
@@ -38,14 +45,17 @@ def with_parameters(
 ) -> tuple[dict[str, Any], FlowDefinition]:
     """The call's ``overrideConfig`` with the parameters in it, and the flow as it will then run.
 
-    Raises :class:`ConfigurationError` for what Flowise would ignore in silence.
+    Raises :class:`ParameterIgnored` for what Flowise would ignore in silence, and
+    :class:`ConfigurationError` for what ``override`` says too.
     """
     ignored = ignored_parameters(definition, parameters)
     if ignored or definition is None:
         said = "; ".join(f"{parameter}: {reason}" for parameter, reason in ignored.items())
-        raise ConfigurationError(
+        error = ParameterIgnored(
             f"flow {name!r} would ignore {' and '.join(ignored)} ({said}). Leave it out, or name another flow"
         )
+        error.parameters = tuple(ignored)
+        raise error
     asked = parameters.asked
     mine, _ = overrides_of(definition.settables, asked)
     both = sorted(mine.keys() & override.keys())

@@ -37,7 +37,7 @@ from .flow_models import models_of
 from .flows import Flow
 from .http_effects import Fetch, HttpStory, Post, Receive, Reply, is_event_stream, redirect_problem
 from .metering_routes import body_for, routes_of
-from .parameters import check_parameters, with_parameters
+from .parameters import ParameterIgnored, check_parameters, with_parameters
 from .prediction import Asked, Prediction
 from .transport import Limits
 
@@ -196,7 +196,10 @@ class PredictingClient(FlowiseClient):
             cheaper = yield from self._resolved(refusal.fallback, limits.half_of(current))
             if cheaper.id == flow.id:
                 raise
-            return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
+            try:
+                return (yield from self._admit(runtime, cheaper.id, asked, limits, current, instead_of=flow))
+            except ParameterIgnored:
+                raise refusal from None  # the cheaper flow would not do what is asked for
         if prediction.routes:
             content = dump(body_for(body, prediction.routes, attempt.admitted.hold))
             attempt.expect_evidence((prediction.chat, running))

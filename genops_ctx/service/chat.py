@@ -65,6 +65,8 @@ async def ask(provider: Provider, chat: Chat) -> Said:
     """Ask one provider. Raises what its adapter raises."""
     connect, total = chat.seconds
     left = max(total - (time.monotonic() - chat.begun), 1.0)
+    if provider.settings.timeout is not None:
+        left = min(left, provider.settings.timeout)
     try:
         answer = await provider.adapter.predict_flow(
             provider.settings.flow,

@@ -4,6 +4,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..core.context import governance_context
 from ..core.errors import GovernanceError
 from ..instrument.tracing import remote_parent
 from ..providers.errors import FlowiseError
-from ..providers.parameters import ModelParameters
+from ..providers.parameters import ModelParameters, ParameterIgnored
 from ..resilience.classification import ErrorKind, classify
 from ..runtime import get_runtime
 from .access import Access, secret_of
@@ -204,17 +205,23 @@ def _unfit(fit: Fit) -> Refusal:
         return Refusal(403, "flow", "This key is not for these flows.", {})
     if fit.error is not None:
         return unreachable(fit.error)
-    names = " and ".join(fit.ignored)
+    return _ignored(fit.ignored)
+
+
+def _ignored(parameters: Sequence[str]) -> Refusal:
+    names = " and ".join(parameters)
     return Refusal(
         400,
         "parameter_ignored",
         f"No provider would go by {names}. Leave it out, or let the flow take it.",
-        {"parameters": list(fit.ignored)},
+        {"parameters": list(parameters)},
     )
 
 
 def _refusal(error: GovernanceError) -> Refusal:
     now = get_runtime().clock()
+    if isinstance(error, ParameterIgnored):
+        return _ignored(error.parameters)
     if not isinstance(error, FlowiseError):
         return refusal_of(error, now)
     known = classify(error)

@@ -11,6 +11,7 @@ from ..core.breaker import BreakerRule
 from ..core.errors import ConfigurationError
 from ..core.money import Amount, parse_dollars
 from ..settings import check_keys
+from .resilience_settings import number
 
 __all__ = ["ProviderSettings", "providers_in"]
 
@@ -22,6 +23,7 @@ _KEYS = {
     "priority",
     "cost",
     "instance",
+    "timeout",
     "failure_threshold",
     "recovery_timeout",
 }
@@ -45,6 +47,8 @@ class ProviderSettings:
     """dollars that a call usually costs: of providers with the same priority the cheapest goes first"""
     instance: str = ""
     """the name of a ``[[service.instance]]`` where the flow is; empty for the service's own Flowise"""
+    timeout: float | None = None
+    """seconds for its whole answer, after which the next one is asked; all that is left unless given"""
     failure_threshold: int = 5
     """failures in a row that open its breaker"""
     recovery_timeout: float = 60.0
@@ -62,6 +66,8 @@ class ProviderSettings:
             raise ConfigurationError("flow must be a flow's id or unique name")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ConfigurationError(f"priority must be a whole number, not {self.priority!r}")
+        if self.timeout is not None:
+            number("timeout", self.timeout, 0.1, 86_400)
         if self.cost is not None:
             parse_dollars(self.cost, what="cost")
         BreakerRule(failures=self.failure_threshold, recovery_timeout=self.recovery_timeout)

@@ -206,6 +206,26 @@ def test_where_nobody_answers_that_is_said(
     assert charges() == []
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_one_that_hangs_leaves_time_for_the_next(
+    flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, charges: Any, way: str
+) -> None:
+    url = serve(flowise.url, options=options({**FIRST, "timeout": 0.5}, SECOND))
+    flowise.hang_next()
+    begun = time.monotonic()
+    body = ask(url, client(), way).json()
+    assert time.monotonic() - begun < 5
+    assert body["provider"] == "anthropic"
+    # Flowise may go on with what it was asked: it is booked, as what it is.
+    booked = charges()
+    assert [(one.outcome, str(one.exactness)) for one in booked] == [
+        ("timed_out", "estimated"),
+        ("completed", "exact"),
+    ]
+    assert body["exactness"] == "estimated"
+    assert body["cost"] == f"{sum(one.cost for one in booked):f}"
+
+
 def test_a_service_without_providers_says_so(
     flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask
 ) -> None:
@@ -274,6 +294,7 @@ def test_another_flowise_never_gets_the_service_s_key(monkeypatch: pytest.Monkey
         ({"name": "a", "flow": "x", "failure_threshold": 0}, "failures must be from 1"),
         ({"name": "a", "flow": "x", "recovery_timeout": 0}, "recovery_timeout must be"),
         ({"name": "a", "flow": "x", "cost": "much"}, "cost"),
+        ({"name": "a", "flow": "x", "timeout": "long"}, "timeout must be a number"),
         ({"name": "a", "flow": "x", "instance": "nowhere"}, "no \\[\\[service.instance\\]\\] has that name"),
         ({"name": "a", "flow": "x", "prority": 1}, "did you mean 'priority'"),
     ],
