@@ -27,6 +27,7 @@ from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.process import ForkedLock
+from .core.records import UPSERT
 from .core.scope import InScope, ScopedBudget
 from .corrections import Corrections
 from .decisions import Decisions, Models
@@ -232,7 +233,7 @@ class Runtime:
         for tell in tuple(self.listeners):
             tell(charge)
         self.decisions.booked(charge)
-        if charge.outcome != Outcome.COMPLETED or charge.unpriced:
+        if charge.outcome != Outcome.COMPLETED or charge.unpriced or UPSERT in charge.flags:
             return
         with self._costs_lock:
             costs = self._costs.get(charge.name)

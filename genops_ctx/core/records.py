@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from decimal import Decimal
 
-__all__ = ["Charge", "CostSource", "Exactness", "Line", "LineKind", "Usage", "least_exact"]
+__all__ = ["UPSERT", "Charge", "CostSource", "Exactness", "Line", "LineKind", "Usage", "least_exact"]
 
 
 class CostSource(StrEnum):
@@ -64,6 +64,9 @@ def least_exact(values: Iterable[Exactness]) -> Exactness:
             worst = value
     return worst
 
+
+UPSERT = "upsert"
+"""Flag of a charge: it is of a vector upsert, and says nothing of what predictions of the flow cost."""
 
 MAX_TOKENS = 10**12
 """More tokens than any one call can use; a larger count is nonsense, not usage."""

@@ -27,6 +27,7 @@ from ..runtime import Runtime, get_runtime
 from ..wire.requests import dump
 from .answer_meter import AnswerMeter
 from .request_bodies import FormFields, asked_of
+from .upserts import UpsertMeter, overrides_models, upsert_forecast
 
 if TYPE_CHECKING:
     from ..providers.prediction import Asked, Prediction
@@ -114,7 +115,20 @@ class Governor(GenOpsFlowiseAdapter):
         streamed call of one is never answered. Raises :class:`AboveMaximum` too, where there are terms.
         """
         runtime = get_runtime()
+        story = self._open(runtime, flow, fields, must_exist=must_exist, terms=terms)
+        return await self._told(story, runtime)
 
+    async def open_upsert_async(
+        self, flow: str, fields: dict[str, Any], texts: tuple[str, ...] | None, terms: Terms
+    ) -> UpsertMeter:
+        """Admit a vector upsert that is about to be sent, or raise why it must not be, as :meth:`open_async`.
+
+        ``texts`` are those that may be embedded, None where they are not known.
+        """
+        runtime = get_runtime()
+        return await self._told(self._open_upsert(runtime, flow, fields, texts, terms), runtime)
+
+    async def _told(self, story: HttpStory[T], runtime: Runtime) -> T:
         async def perform(effect: Any) -> object:
             if isinstance(effect, Fetch):
                 link = self._link()
@@ -123,13 +137,11 @@ class Governor(GenOpsFlowiseAdapter):
                 )
             return await runtime.books.hand_off.perform(effect, runtime.perform)
 
-        def left(unfinished: HttpStory[Opened]) -> None:
+        def left(unfinished: HttpStory[T]) -> None:
             runtime.abandoned.watch()
             runtime.abandoned.put(partial(cut_off, unfinished, runtime.perform))
 
-        return await drive_async(
-            self._open(runtime, flow, fields, must_exist=must_exist, terms=terms), perform, left
-        )
+        return await drive_async(story, perform, left)
 
     def target_of(self, flow: str) -> str:
         """What breakers call a flow of an id."""
@@ -202,6 +214,37 @@ class Governor(GenOpsFlowiseAdapter):
         meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
         return Opened(meter, named.id if instead_of is not None else flow, content)
 
+    def _open_upsert(
+        self,
+        runtime: Runtime,
+        flow: str,
+        fields: dict[str, Any],
+        texts: tuple[str, ...] | None,
+        terms: Terms,
+    ) -> HttpStory[UpsertMeter]:
+        named, definition = Flow(flow, flow), None
+        if _is_uuid(flow):
+            named = Flow(flow.lower(), flow)
+            definition = yield from self._definition(named, LOOK_UP, must_exist=False)
+        if definition is not None:
+            named = named._replace(name=definition.name or named.name)
+            definition = replace(definition, model_nodes=definition.upsert_models)
+        given = fields.get("overrideConfig")
+        override = given if isinstance(given, dict) else {}
+        overridden = overrides_models(definition, override)
+        known = upsert_forecast(definition, texts, runtime.prices, runtime.clock())
+        likely = None if overridden else known.estimate
+        if likely is not None and terms.at_most is not None:
+            likely = _within(named, likely, terms.at_most)
+        asked = replace(
+            asked_of({}, "estimate"), key=terms.key, guarded_by=terms.guarded_by, max_nanos=likely
+        )
+        prediction = self._prediction(runtime, named, definition, asked, "", True)
+        attempt = yield from self._opened(
+            runtime, prediction, asked, self._defaults(), override, terms.deadline, bounded=False
+        )
+        return UpsertMeter(attempt, None if overridden else definition)
+
     def _allowed(
         self, runtime: Runtime, prediction: Prediction, asked: Asked, at_most: int, *, bounded: bool
     ) -> int | None:
@@ -217,12 +260,7 @@ class Governor(GenOpsFlowiseAdapter):
             likely = known.ceiling
         if likely is None or known.unpriced:
             return None
-        if likely > at_most:
-            raise AboveMaximum(
-                f"a call of flow {prediction.flow.name!r} is likely to cost {format_dollars(likely)}, and "
-                f"its caller allows {format_dollars(at_most)}: nothing was sent"
-            )
-        return at_most
+        return _within(prediction.flow, likely, at_most)
 
     def knows(self, flow: str) -> bool:
         """Whether Flowise has told of a flow with this id lately; nothing is asked."""
@@ -233,6 +271,16 @@ class Governor(GenOpsFlowiseAdapter):
         if self._fixed is None or self._fixed[0] != self.governance_attrs:
             self._fixed = (dict(self.governance_attrs), self._own_attribution())
         return self._fixed[1]
+
+
+def _within(flow: Flow, likely: int, at_most: int) -> int:
+    """What the caller allows, where that is enough. Raises :class:`AboveMaximum`."""
+    if likely > at_most:
+        raise AboveMaximum(
+            f"a call of flow {flow.name!r} is likely to cost {format_dollars(likely)}, and its caller "
+            f"allows {format_dollars(at_most)}: nothing was sent"
+        )
+    return at_most
 
 
 _UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}

@@ -6,8 +6,9 @@ A body is looked at, never consumed: what comes from a file, a generator or a st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email import message_from_bytes, message_from_string
+from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,7 +16,7 @@ from ..providers.estimates import Texts
 from ..providers.prediction import Asked
 from ..providers.prediction_story import has_audio
 
-__all__ = ["MOST_BYTES", "FormFields", "asked_of", "parts_of", "read_body"]
+__all__ = ["MOST_BYTES", "FormFields", "asked_of", "files_of", "parts_of", "read_body"]
 
 MOST_BYTES = 16 * 2**20
 """A larger body is not looked at."""
@@ -69,19 +70,38 @@ def parts_of(body: bytes, content_type: str) -> list[bytes]:
 
 def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
     fields = FormFields()
+    for name, head, content in _named_parts(body, content_type):
+        if head.get_filename() is not None:
+            fields.setdefault("uploads", []).append({"mime": head.get_content_type()})
+        else:
+            fields[name] = _value(content.decode("utf-8", "replace"))
+    return fields
+
+
+def _named_parts(body: bytes, content_type: str) -> Iterator[tuple[str, Message, bytes]]:
+    """Name, head and content of each part."""
     for part in parts_of(body, content_type):
         head, _, content = part.partition(b"\r\n\r\n")
         if len(head) > _HEAD_BYTES:
             raise ValueError("the head of a part is too long")
         told = message_from_bytes(head.lstrip() + b"\r\n\r\n")
         name = told.get_param("name", header="content-disposition")
-        if not isinstance(name, str):
-            continue
-        if told.get_filename() is not None:
-            fields.setdefault("uploads", []).append({"mime": told.get_content_type()})
-        else:
-            fields[name] = _value(content.decode("utf-8", "replace"))
-    return fields
+        if isinstance(name, str):
+            yield name, told, content
+
+
+def files_of(body: bytes, content_type: str) -> tuple[str, ...] | None:
+    """The texts of the files in a multipart body; None where one is no text (PDF, a picture …)."""
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        return ()
+    texts = []
+    for _, head, content in _named_parts(body, content_type):
+        if head.get_filename() is not None:
+            kind = head.get_content_type()
+            if not (kind.startswith("text/") or kind == "application/json"):
+                return None
+            texts.append(content.decode("utf-8", "replace"))
+    return tuple(texts)
 
 
 def _value(text: str) -> Any:

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from ..core.records import Charge
     from .relay import Answer
 
-__all__ = ["budget_headers", "cost_headers", "passed", "with_usage"]
+__all__ = ["CACHED", "budget_headers", "cost_headers", "passed", "with_usage"]
+
+
+CACHED: Mapping[str, str] = {
+    "x-genops-cache": "hit",
+    "x-genops-cost": f"{dollars(0):f}",
+    "x-genops-exactness": "exact",
+}
+"""Of an answer that was kept."""
 
 
 def cost_headers(charges: list[Charge]) -> dict[str, str]:

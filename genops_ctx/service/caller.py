@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.attribution import check_attribution
 from ..core.baggage import read_baggage
@@ -16,8 +16,9 @@ from .keys import ClientKey
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
+    from starlette.requests import Request
 
-__all__ = ["CALLERS_KEYS", "Wishes", "attribution_of", "wishes_of"]
+__all__ = ["CALLERS_KEYS", "Caller", "Wishes", "attribution_of", "caller_of", "wishes_of"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -40,6 +41,19 @@ class Wishes:
     """its idempotency key, which no other client can have"""
     usage: bool = False
     """say in the answer what it used"""
+
+
+class Caller(NamedTuple):
+    """Who calls, for whom, and what is asked for beside the call itself."""
+
+    key: ClientKey
+    owner: Mapping[str, str]
+    wishes: Wishes
+
+
+def caller_of(key: ClientKey, request: Request) -> Caller:
+    """By the key of a request and its headers. Raises :class:`ConfigurationError` for a bad one."""
+    return Caller(key, attribution_of(key, request.headers), wishes_of(key, request.headers))
 
 
 def attribution_of(key: ClientKey, headers: Mapping[str, str]) -> dict[str, str]:

@@ -79,6 +79,13 @@ class Instances:
         """Whether a call is anything but sent once to one place."""
         return bool(self.retry or self.cache or self._fallbacks)
 
+    def guards_of(self, instance: Instance, key: str) -> Resilience | None:
+        """Rate limits and breaker of an instance's calls, for a client's key."""
+        guards = instance.resilience
+        if guards is None or not guards.limiters:
+            return guards
+        return replace(guards, limiters=tuple(OfKey(limiter, key) for limiter in guards.limiters))
+
     def breaker_of(self, flow: str, instance: str = "") -> tuple[CircuitBreaker, str] | None:
         """The breaker of a flow, and what it watches; None where there is none."""
         there = self._others.get(instance) if instance else self.main

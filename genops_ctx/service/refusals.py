@@ -37,8 +37,9 @@ from ..core.errors import (
 )
 from ..instrument.governor import AboveMaximum
 from ..providers.errors import FlowiseError, FlowiseNotFoundError
+from ..runtime import get_runtime
 
-__all__ = ["Refusal", "answer_to", "refusal_of", "unreachable"]
+__all__ = ["Refusal", "answer_to", "refusal_of", "told", "unreachable"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -85,6 +86,11 @@ def refusal_of(error: GovernanceError, now: float) -> Refusal:
             refusal: Refusal = make(error, now)
             return refusal
     return Refusal(500, "internal", "Something went wrong on our side. Please try again later.", {})
+
+
+def told(error: GovernanceError) -> Refusal:
+    """What a client is told now; see :func:`refusal_of`."""
+    return refusal_of(error, get_runtime().clock())
 
 
 def unreachable(error: BaseException) -> Refusal:

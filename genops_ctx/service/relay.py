@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ..providers.resilient_predictions import OWN_OF_A_RUN
 from ..resilience.cache import Found
 from ..resilience.serving import Place, Work, run_async, serve
 from .forwarding import response_headers
-from .instances import Destination, Instance, Instances, OfKey
+from .instances import Destination, Instance, Instances
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -159,10 +159,8 @@ class Relay:
         return answer
 
     def _terms(self, instance: Instance, left: float) -> Terms:
-        asking, guards = self.asking, instance.resilience
-        if guards is not None and guards.limiters:
-            keyed = tuple(OfKey(limiter, asking.client) for limiter in guards.limiters)
-            guards = replace(guards, limiters=keyed)
+        asking = self.asking
+        guards = self.instances.guards_of(instance, asking.client)
         at_most = asking.at_most
         if at_most is not None:
             at_most = max(at_most - sum(charge.nanos for charge in self.charges), 0)

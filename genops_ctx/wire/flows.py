@@ -58,6 +58,8 @@ class FlowDefinition:
     name: str = ""
     kind: FlowKind = FlowKind.UNKNOWN
     model_nodes: tuple[ModelNode, ...] = ()
+    upsert_models: tuple[ModelNode, ...] = ()
+    """of ``model_nodes``, those that an upsert of the flow's vector stores may call"""
     follow_up_prompts: bool = False
     """a model is called after each answer to make follow-up questions"""
     follow_up_model: ModelNode | None = None
@@ -177,6 +179,7 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         name=label_of(flow.get("name")),
         kind=_kind(flow, nodes),
         model_nodes=tuple(models),
+        upsert_models=_upsert_models(data, models),
         follow_up_prompts=follow_up,
         follow_up_model=follow_up_model,
         speech_to_text=any(speech.get("status") for speech in _providers(flow.get("speechToText"))),
@@ -255,6 +258,22 @@ def _classic_model(
         _limit(inputs),
         role,
     )
+
+
+def _upsert_models(data: Mapping[str, Any], models: list[ModelNode]) -> tuple[ModelNode, ...]:
+    """Those that a vector store hangs on, directly or not: an upsert runs nothing else."""
+    hangs_on: dict[str, list[str]] = {}
+    for edge in map(object_of, items_of(data.get("edges"))):
+        hangs_on.setdefault(text_of(edge.get("target")), []).append(text_of(edge.get("source")))
+    nodes = (object_of(object_of(node).get("data")) for node in items_of(data.get("nodes")))
+    waiting = [text_of(node.get("id")) for node in nodes if node.get("category") == "Vector Stores"]
+    reached: set[str] = set()
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in reached:
+            reached.add(node_id)
+            waiting += hangs_on.get(node_id, ())
+    return tuple(model for model in models if model.id in reached)
 
 
 def _agentflow_models(
