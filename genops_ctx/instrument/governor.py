@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from ..core.admission import Forecast
 from ..core.attribution import check_attribution
 from ..core.effects import cut_off, drive_async
 from ..core.errors import BudgetExceeded, CallRefused, ConfigurationError
@@ -241,7 +242,14 @@ class Governor(GenOpsFlowiseAdapter):
         )
         prediction = self._prediction(runtime, named, definition, asked, "", True)
         attempt = yield from self._opened(
-            runtime, prediction, asked, self._defaults(), override, terms.deadline, bounded=False
+            runtime,
+            prediction,
+            asked,
+            self._defaults(),
+            override,
+            terms.deadline,
+            bounded=False,
+            forecast=lambda: Forecast(unpriced=known.unpriced),
         )
         return UpsertMeter(attempt, None if overridden else definition)
 

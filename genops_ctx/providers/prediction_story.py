@@ -7,7 +7,7 @@ a stream that has opened.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -231,8 +231,12 @@ class PredictingClient(FlowiseClient):
         bounded: bool,
         degraded_from: str = "",
         traced: bool = True,
+        forecast: Callable[[], Forecast] | None = None,
     ) -> Story[Attempt]:
-        """Admit one prediction. ``bounded`` says that the model reads only the texts that are known."""
+        """Admit one prediction. ``bounded`` says that the model reads only the texts that are known.
+
+        ``forecast`` says what is known of its cost, where it is no usual prediction.
+        """
         definition, guard = prediction.definition, asked.guarded_by
 
         return opening(
@@ -243,7 +247,7 @@ class PredictingClient(FlowiseClient):
             max_nanos=asked.max_nanos,
             idempotency_key=asked.key,
             deadline=deadline,
-            forecast=lambda: self._expected(runtime, prediction, asked, bounded=bounded),
+            forecast=forecast or (lambda: self._expected(runtime, prediction, asked, bounded=bounded)),
             server=_server(self.base_url),
             runtime=runtime,
             own=self._budgets,

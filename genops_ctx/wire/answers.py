@@ -105,9 +105,14 @@ _STATUS_KINDS: Final = {
     429: ProblemKind.RATE_LIMITED,
 }
 
-_PREFIX: Final = r"\A(?:Error: )?(?:predictionsServices\.buildChatflow - )?(?:Error: )?"
+_PREFIX: Final = (
+    r"\A(?:Error: )?(?:(?:predictionsServices\.buildChatflow|vectorsService\.upsertVector) - )?(?:Error: )?"
+)
 _OWN_KEY: Final = re.compile(_PREFIX + r"Unauthorized\s*\Z")
 _PLAN: Final = re.compile(_PREFIX + r"Predictions limit exceeded\s*\Z")
+_NO_STORE: Final = re.compile(
+    _PREFIX + r"(?:No vector node found|There are multiple vector nodes|Multiple vector store nodes)"
+)
 _MISSING: Final = re.compile(_PREFIX + r"Chatflow [0-9A-Za-z-]{1,64} not found")
 # The OpenAI and Anthropic clients put the status first ("400 Bad request"); Flowise rewrites
 # OpenAI's 401 to "401 Unauthorized – check your API key …". Anchored: a status quoted further on may
@@ -171,6 +176,7 @@ def _problem_of_message(message: object, status: int | None) -> Problem:
         (_OWN_KEY, ProblemKind.UNAUTHORIZED),
         (_PLAN, ProblemKind.PLAN_EXHAUSTED),
         (_MISSING, ProblemKind.NOT_FOUND),
+        (_NO_STORE, ProblemKind.BAD_REQUEST),
     ):
         if pattern.match(message):
             return Problem(kind, status)

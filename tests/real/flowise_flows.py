@@ -130,6 +130,21 @@ class FlowBuilder:
         ]
         return self._chatflow(name, [model, embeddings, text, store, chain], edges)
 
+    def document_chain(self, name: str = "document_chain") -> str:
+        """As :meth:`retrieval_chain`, over a text file that upserts bring."""
+        model, embeddings = self._chat_openai(), self._embeddings()
+        text = self._node("textFile", {})
+        store, chain = self._node("memoryVectorStore"), self._node("conversationalRetrievalQAChain")
+        edges = [
+            _plug(text, store, "document"),
+            _plug(embeddings, store, "embeddings"),
+            _plug(model, chain, "model"),
+            _plug(store, chain, "vectorStoreRetriever"),
+        ]
+        flow_id = self._chatflow(name, [model, embeddings, text, store, chain], edges)
+        self.allow_overrides(flow_id, {"Text File": ["txtFile"]})
+        return flow_id
+
     def summary_chain(self, name: str = "summary_chain") -> str:
         """A conversation chain whose memory asks the model for a summary of what was said before."""
         model = self._chat_openai()
