@@ -54,7 +54,7 @@ class Gateway:
         key = {"authorization": f"Bearer {governor.api_key}"} if governor.api_key else {}
         # A page of one flow, since each comes with its whole definition.
         url = f"{governor.base_url}/api/v1/chatflows?page=1&limit=1"
-        async with self._link().get(url, headers=key) as reply:
+        async with self._link.session().get(url, headers=key) as reply:
             if reply.status != 200 or not reply.content_type.endswith("json"):
                 return None
             listed = await reply.json()
