@@ -49,7 +49,10 @@ class ProxiedCall:
 
 
 def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
-    """Who a :class:`ModelProxy` tells, so that what passes corrects the charges of this process."""
+    """Who a :class:`ModelProxy` tells, so that what passes corrects the charges of this process.
+
+    Where the process shares its evidence, those of any process that does.
+    """
     corrections.routes.add("gateway")
 
     def tell(call: ProxiedCall) -> None:
@@ -58,7 +61,7 @@ def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
         of = call.message_id or seen.id.partition(":")[2]
         sessions = tuple(filter(None, (call.message_id, call.chat_id)))
         evidence = Evidence(f"gateway:{of}", (seen,), complete=True)
-        corrections.take(Shown(evidence, "", sessions, call.started_at, call.message_id))
+        corrections.take(Shown(evidence, "", sessions, call.started_at, call.message_id, call.flow_id))
 
     return tell
 

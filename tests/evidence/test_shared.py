@@ -61,9 +61,6 @@ class Process:
     def collect(self) -> bool:
         return self.corrections.collector.step()
 
-    def die(self) -> None:
-        """Without a word: what leads elsewhere has to wait until this one's turn is over."""
-
     def close(self) -> None:
         self.runtime.books.close()
 
@@ -76,25 +73,21 @@ def clock() -> Clock:
 Start = Callable[[], Process]
 
 
-@pytest.fixture
-def start(tmp_path: Path, clock: Clock) -> Iterator[Start]:
-    url = f"sqlite:///{tmp_path}/books.sqlite3"
+@pytest.fixture(params=["sqlite", "postgres"])
+def start(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Start]:
+    store = ledger = f"sqlite:///{tmp_path}/books.sqlite3"
+    if request.param == "postgres":
+        ledger = request.getfixturevalue("postgres_server").new_database()
     with ExitStack() as stack:
 
         def started() -> Process:
-            process = Process(url, url, clock)
+            process = Process(ledger, store, clock)
             stack.callback(process.close)
             return process
 
         before = reset_runtime(None)
         yield started
         reset_runtime(before)
-
-
-def lead_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's clock goes on, so that another process may lead."""
-    now = time.time
-    monkeypatch.setattr("genops_ctx.ledger.evidence_log.time.time", lambda: now() + 60)
 
 
 def test_what_one_receives_corrects_what_another_booked(start: Start) -> None:
@@ -135,6 +128,7 @@ def test_parts_that_come_to_several_and_twice_are_one(start: Start, clock: Clock
 def test_another_goes_on_where_the_one_who_led_has_died(
     start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("genops_ctx.evidence.collector.LEAD_SECONDS", 0.5)
     caller, first, second = start(), start(), start()
     charges = [caller.answer(caller.send()) for _ in range(3)]
     first.corrections.take(Shown(proof(7, "langfuse:a"), request=charges[0].id))
@@ -142,7 +136,7 @@ def test_another_goes_on_where_the_one_who_led_has_died(
     assert first.collect()
     assert in_ledger(caller.runtime) == [1000, 1000, 1000, -930]
     assert not second.collect()
-    lead_is_over(monkeypatch)
+    time.sleep(0.6)
     second.corrections.take(Shown(Evidence("langfuse:b", complete=True), request=charges[1].id))
     assert second.collect()
     # the part that the first had read is not lost, and nothing is corrected twice
