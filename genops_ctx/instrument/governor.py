@@ -41,6 +41,10 @@ T = TypeVar("T")
 LOOK_UP = Limits(connect=1.0, total=2.0)
 """What a look-up may delay a call by: the first of a flow in five minutes, or after a failed one in half."""
 
+PATIENT_LOOK_UP = Limits(connect=5.0, total=15.0)
+"""The same for a call with terms, whose client is not delayed in the dark: without the flow's definition no
+route can make its cost exact."""
+
 DEADLINE = 600.0
 """Seconds after which, and 30 of grace, a call is taken for lost and booked at its reservation; its end
 corrects that. The call itself has the deadline that its own code gives it."""
@@ -164,7 +168,8 @@ class Governor(GenOpsFlowiseAdapter):
         named, definition = Flow(flow, flow), None
         if _is_uuid(flow):
             named = Flow(flow.lower(), flow)
-            definition = yield from self._definition(named, LOOK_UP, must_exist=must_exist)
+            limits = LOOK_UP if terms is _NO_TERMS else PATIENT_LOOK_UP
+            definition = yield from self._definition(named, limits, must_exist=must_exist)
             if definition is not None and definition.name:
                 named = named._replace(name=definition.name)
         changed = None

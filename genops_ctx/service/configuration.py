@@ -138,5 +138,4 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "cache": CacheSettings.read,
     "instance": InstanceSettings.read_all,
     "fallback": FallbackSettings.read_all,
-    "receivers": _receivers,
 }

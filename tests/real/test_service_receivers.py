@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ from .test_traced import CLASSIC, price
 
 if TYPE_CHECKING:
     from genops_ctx.core.records import Charge
-    from genops_ctx.testing.model_answers import ModelAnswer
+    from genops_ctx.testing.model_answers import BilledCall, ModelAnswer
     from genops_ctx.testing.model_stub import ModelStub
 
 KEY = "the-key-that-all-receivers-know"
@@ -79,7 +79,7 @@ class Judge:
 
     def __init__(self, model: ModelStub, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model = model
-        self.billed: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+        self.billed: dict[str, list[BilledCall]] = defaultdict(list)
         self._respond = model.respond
         model.reset()
         monkeypatch.setattr(model, "respond", self.respond)
@@ -87,9 +87,7 @@ class Judge:
     def respond(self, provider: Any, body: dict[str, object], headers: Any = None) -> ModelAnswer:
         given = self._respond(provider, body, headers)
         number = json.dumps(body).rpartition("number-")[2].split()[0]
-        self.billed[number].append(
-            (given.billed.model, given.billed.input_tokens, given.billed.output_tokens)
-        )
+        self.billed[number].append(given.billed)
         return given
 
 
@@ -122,7 +120,7 @@ class Clients:
                 headers={"Authorization": f"Bearer {secret}", "X-GenOps-User-Id": str(number)},
                 timeout=60,
             )
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             return False
         assert answer.status_code == 200, answer.text
         return not stream or '"event":"end"' in answer.text
@@ -160,12 +158,22 @@ def in_accounts(service: Served) -> tuple[int, int]:
     return sum(one.spent for one in found), sum(one.reserved for one in found)
 
 
-def check(last: dict[str, Charge], judge: Judge) -> None:
-    """Each charge has what the model billed for its own question."""
-    assert {charge.exactness for charge in last.values()} == {Exactness.EXACT}
+def check(service: Served, last: dict[str, Charge], judge: Judge, lost: Collection[str] = ()) -> None:
+    """Each charge has what the model billed for its own question; the ``lost`` may be flagged, and dearer."""
+    ledger = open_ledger(service.environment["GENOPS_LEDGER"])
+    net = Counter[str]()
+    for charge in ledger.charges():
+        net[charge.attribution["user_id"]] += charge.nanos
+    ledger.close()
     for number, charge in last.items():
+        cost = price(judge.billed[number])
+        if number in lost and charge.exactness is not Exactness.EXACT:
+            assert net[number] >= cost, charge
+            continue
         booked = [(usage.model, usage.input_tokens, usage.output_tokens) for usage in charge.usage]
-        assert sorted(booked) == sorted(judge.billed[number]), number
+        billed = [(one.model, one.input_tokens, one.output_tokens) for one in judge.billed[number]]
+        assert sorted(booked) == sorted(billed), (number, charge)
+        assert (charge.exactness, net[number]) == (Exactness.EXACT, cost), charge
 
 
 def leader(folder: Path) -> int:
@@ -197,7 +205,7 @@ def test_100_calls_at_16_at_a_time_on_four_workers_are_exact(
         assert all(pool.map(one, jobs_of(100)))
     last = wait_exact(service, 100)
     assert len(last) == 100
-    check(last, judge)
+    check(service, last, judge)
     assert Counter(one.attribution["team"] for one in last.values()) == {"search": 50, "help": 50}
     assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
     assert service.stop() == 0
@@ -206,7 +214,10 @@ def test_100_calls_at_16_at_a_time_on_four_workers_are_exact(
 def test_workers_that_are_killed_lose_no_evidence(
     flowise: RunningFlowise, service: Served, exporting: None, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 of who collects evidence, and of another; then the service is started anew."""
+    """kill -9 of who collects evidence, and of another; then the service is started anew.
+
+    What Langfuse is told of an AgentFlow is less than its answer says, so a lost one stays flagged.
+    """
     clients, jobs = Clients(service), jobs_of(100)
     done, victims = threading.Lock(), list[int]()
     begun = 0
@@ -222,16 +233,11 @@ def test_workers_that_are_killed_lose_no_evidence(
             if begun == 80:
                 time.sleep(1)
         number, flow = job
-        for _ in range(100):
-            if clients.ask(number, flowise.flows[flow], stream=number % 3 == 0):
-                return True
-            if str(number) in judge.billed:
-                return False
-            time.sleep(0.1)  # it was never sent: its worker was being started
-        return False
+        return clients.ask(number, flowise.flows[flow], stream=number % 3 == 0)
 
     with ThreadPoolExecutor(12) as pool:
         answered = list(pool.map(one, jobs))
+    time.sleep(4)  # Flowise exports half a second later, and once more after three where a worker was killed
     assert service.stop() == 0
     service.start()
     wait_exact(service, answered.count(True))
@@ -258,20 +264,23 @@ def test_workers_that_are_killed_lose_no_evidence(
         runtime.close()
     last = last_of(service)
     print("lost and corrected:", billed - booked_before, "of", billed, Counter(answered))
-    check(last, judge)
-    assert total(service) == billed
-    assert in_accounts(service) == (billed, 0)
+    lost = {str(number) for (number, _), came in zip(jobs, answered, strict=True) if not came}
+    check(service, last, judge, lost)
+    assert judge.billed.keys() <= last.keys()
+    assert in_accounts(service) == (total(service), 0)
 
 
 @pytest.fixture
 def proxied(flowise: RunningFlowise, service: Served) -> Iterator[None]:
-    editor = FlowEditor(instrument_flowise(flowise.url, flowise.api_key), Runtime(Settings()))
+    runtime = Runtime(Settings(ledger=service.environment["GENOPS_LEDGER"]))
+    editor = FlowEditor(instrument_flowise(flowise.url, flowise.api_key), runtime)
     receiver = Receiver(f"{service.url}/receive", KEY)
     for flow in CLASSIC:
         editor.set_up(editor.plan(flow, "gateway", receiver, "stub"))
     yield
     for flow in CLASSIC:
         editor.undo(editor.plan_undo(flow, "gateway"))
+    runtime.close()
 
 
 def test_96_calls_through_the_proxy_of_four_workers_are_exact(
@@ -289,7 +298,7 @@ def test_96_calls_through_the_proxy_of_four_workers_are_exact(
         assert all(pool.map(one, range(96)))
     last = wait_exact(service, 96)
     assert len(last) == 96
-    check(last, judge)
+    check(service, last, judge)
     assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
     assert service.stop() == 0
 
