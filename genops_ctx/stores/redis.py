@@ -121,7 +121,7 @@ class RedisStore:
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
         self._ask(words.settle(hold, actual, accounts, now, completed))
-        self.session.in_flight.end(hold)
+        self.session.in_flight.end(hold, actual)
 
     def release(self, hold: str, now: float, token: str = "") -> bool:
         given_back = self._ask(words.release(hold, now, token))

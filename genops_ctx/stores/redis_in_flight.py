@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..core.accounts import Reserve
+from ..core.accounts import Reserve, booked_in
+from ..core.holds import Hold, HoldState, Paid, draw, drawable, pay
+from ..core.process import ForkedLock
 
 __all__ = ["InFlight"]
 
@@ -15,8 +18,8 @@ AT_ONCE = 200
 
 
 class _Flight(NamedTuple):
-    amount: int
-    """nano-dollars, as it was reserved"""
+    hold: Hold
+    """as it was reserved, less what calls inside have drawn on it since"""
     left: float
     """seconds that it had to live"""
     since: float
@@ -31,19 +34,45 @@ class InFlight:
         self._flights: dict[str, _Flight] = {}
         self._untold: list[str] = []
         self._process = os.getpid()
+        self._lock = ForkedLock()
 
     def begin(self, wish: Reserve, amount: int, now: float) -> None:
         if self._process != os.getpid():  # those of before a fork are the parent's
             self._process, self._flights, self._untold = os.getpid(), {}, []
-        self._flights[wish.id] = _Flight(amount, wish.expires_at - now, time.monotonic(), wish)
+        accounts = tuple(dict.fromkeys([watch.account for watch in wish.watches]))
+        hold = Hold(HoldState.HELD, amount, 0, accounts, 0.0)
+        flight = _Flight(hold, wish.expires_at - now, time.monotonic(), wish)
+        if not wish.within:
+            self._flights[wish.id] = flight
+            return
+        with self._lock:
+            draws, paid = draw(amount, drawable(wish.within, self._holds(wish.within), booked_in(wish)))
+            self._flights[wish.id] = flight._replace(hold=hold._replace(draws=draws))
+            self._put(paid)
 
     def extend(self, name: str, left: float) -> None:
-        flight = self._flights.get(name)
-        if flight is not None:
-            self._flights[name] = flight._replace(left=left, since=time.monotonic())
+        with self._lock:
+            flight = self._flights.get(name)
+            if flight is not None:
+                self._flights[name] = flight._replace(left=left, since=time.monotonic())
 
-    def end(self, name: str) -> None:
-        self._flights.pop(name, None)
+    def end(self, name: str, actual: int = 0) -> None:
+        """It is settled at so many nano-dollars, or given back."""
+        with self._lock:
+            flight = self._flights.pop(name, None)
+            if flight is not None and flight.hold.draws:
+                around = self._holds([one.hold for one in flight.hold.draws])
+                self._put(pay(flight.hold, actual, around))
+
+    def _holds(self, names: Iterable[str]) -> dict[str, Hold]:
+        found = {name: self._flights.get(name) for name in names}
+        return {name: flight.hold for name, flight in found.items() if flight is not None}
+
+    def _put(self, around: Iterable[Paid]) -> None:
+        for paid in around:
+            flight = self._flights.get(paid.name)
+            if flight is not None:
+                self._flights[paid.name] = flight._replace(hold=paid.hold)
 
     def tell_again(self) -> None:
         """The data is other data now."""
@@ -64,10 +93,10 @@ class InFlight:
             flight = self._flights.get(name)
             if flight is None:  # it has just ended
                 return self.untold(now)
-            wish = flight.wish
-            accounts = dict.fromkeys(watch.account for watch in wish.watches)
+            wish, hold = flight.wish, flight.hold
+            accounts = hold.accounts
             expires_at = now + flight.left - (here - flight.since)
-            arguments += (name, flight.amount, repr(expires_at), int(wish.keyed), wish.memo, wish.token)
+            arguments += (name, hold.amount, repr(expires_at), int(wish.keyed), wish.memo, wish.token)
             arguments += (len(accounts), *accounts)
         return names, arguments
 

@@ -344,6 +344,33 @@ def test_reservations_of_before_there_were_tokens_are_read_right(
     assert client.accounts() == {day: left, month: left}, "told#1 is settled, and so in what the ledger says"
 
 
+def test_of_calls_inside_another_each_is_told_with_what_it_has_left(
+    server: RedisServer, client: RedisStore
+) -> None:
+    """One of 60 around three: 4 are spent, 7 are in flight, 49 are left."""
+    now = time.time()
+
+    def begin(name: str, amount: int, *within: str) -> None:
+        answer = client.reserve(Reserve(name, amount, (watch("a", 100),), now + 600, within=within), now)
+        assert isinstance(answer, Held)
+
+    begin("outer#1", 60)
+    begin("one#1", 10, "outer#1")
+    client.settle("one#1", 4, ("a",), now, True)
+    begin("two#1", 10, "outer#1")
+    client.release("two#1", now)
+    begin("three#1", 7, "outer#1")
+    assert spent(client) == Account(4, 56)
+    server.cli("FLUSHALL")
+    with pytest.raises(StoreDataLost):
+        spent(client)
+    assert client.restore({"a": Account(4, 0)})
+    assert spent(client) == Account(4, 56)
+    client.settle("three#1", 5, ("a",), now, True)
+    client.release("outer#1", now)
+    assert spent(client) == Account(9, 0)
+
+
 def test_accounts_of_a_newer_version_are_refused(server: RedisServer, client: RedisStore) -> None:
     """Also by those who had joined before a newer version wrote them anew."""
     held(client, "op#1")
