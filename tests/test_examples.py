@@ -127,3 +127,13 @@ def test_07_governs_code_that_knows_nothing_of_it(tmp_path: Path) -> None:
     assert "7 calls" in shown
     assert "the pool: 4 calls" in shown
     assert "Refused, and not sent: budget '$0.00' of $0.00" in shown
+
+
+def test_08_chats_with_the_provider_that_is_there(tmp_path: Path) -> None:
+    shown = run("08_chat_service.py", tmp_path)
+    # 19 words of the system prompt and 5 of the question in, 13 out: as the first example
+    line = r"^/chat/(?:direct|decorator): second \(gpt-4o-mini\), \$0\.000011400 exact$"
+    assert len(re.findall(line, shown, re.MULTILINE)) == 3
+    assert "first: open after 2 failures\nsecond: closed after 0 failures" in shown
+    assert "provider 'first' is closed, for all workers" in shown
+    assert "Chats in the log: 3, each with its worker; questions: 0" in shown
