@@ -317,6 +317,23 @@ def test_three_deep_the_outermost_has_it_all_back(server, one_cent):
         assert one_cent() == (CENT, 0)
 
 
+def test_where_the_store_has_less_the_contexts_set_no_more_aside(server):
+    configure(budgets=Budget("0.01/day", default_reservation="0.01"))
+    with governance_context("test", budget=1) as context:
+        with contextvars_of_nobody():
+            stranger = metered_call("stranger", max_cost="0.004").__enter__()
+        with metered_call("outer"):
+            assert context.reserved == CENT, "of a cent that is wanted 0.006 are left"
+            with metered_call("inner") as inner:
+                assert context.reserved == CENT, "it wants a cent too, and gets the 0.006 of the outer"
+                inner.record_cost("0.001")
+            assert context.reserved == Decimal("0.009")
+        assert context.reserved == Decimal("0.004")
+        stranger.record_cost("0.004")
+        stranger.__exit__(None, None, None)
+    assert (context.total_cost, context.reserved) == (Decimal("0.005"), 0)
+
+
 def test_a_block_that_fails_gives_the_rest_back(server, one_cent):
     with pytest.raises(RuntimeError), metered_call("outer", max_cost="0.01"):
         by_adapter(server)
