@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from genops_ctx.ledger import open_ledger
+from genops_ctx.stores import open_store
 from genops_ctx.testing import Flow, FlowiseStandIn
 from tests.service.conftest import FLOWISE_KEY
 from tests.service.served import Served
@@ -271,3 +272,38 @@ def test_books_are_the_bill_while_the_first_provider_comes_and_goes(
         said = sum(round(float(answer.json()["cost"]) * 1e9) for whose, answer in answers if whose == team)
         assert own == said
     assert len({(charge.operation, charge.attempt) for charge in charges}) == len(charges)
+
+
+def test_chats_end_and_are_booked_when_clients_leave_and_workers_are_told_to_stop(
+    tmp_path: Path, flowise: FlowiseStandIn
+) -> None:
+    settings = f'[[budget]]\nlimit = "1/day"\nby = "team"\n{SETTINGS.format(recovery=60)}'
+    with Served(tmp_path, flowise.url, workers=2, settings=settings, FLOWISE_API_KEY=FLOWISE_KEY) as service:
+        headers = secret(service, "web", team="help")
+
+        def ask(way: str, patience: float) -> int:
+            try:
+                return requests.post(
+                    f"{service.url}/chat/{way}",
+                    json={"message": "[[sleep:2]] Take your time"},
+                    headers=headers,
+                    timeout=patience,
+                ).status_code
+            except requests.ReadTimeout:
+                return 0
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, way, wait) for way in ("direct", "decorator") for wait in (30, 0.7)]
+            flowise.model.wait_for(4, 10)
+            assert service.stop() == 0
+            assert [one.result() for one in asked] == [200, 0, 200, 0]
+    billed = sum(150 * one.input_tokens + 600 * one.output_tokens for one in flowise.model.calls)
+    ledger = open_ledger(service.environment["GENOPS_LEDGER"])
+    charges = list(ledger.charges())
+    ledger.close()
+    assert [str(charge.exactness) for charge in charges] == ["exact"] * 4
+    assert sum(charge.nanos for charge in charges) == billed
+    store = open_store(service.environment["GENOPS_STORE"])
+    (account,) = [one for key, one in store.accounts().items() if "team=help" in key]
+    store.close()
+    assert (account.spent, account.reserved) == (billed, 0)
