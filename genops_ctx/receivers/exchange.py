@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
 import hmac
 import json
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
@@ -35,6 +37,9 @@ Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """As it is after decompression too: what is larger is refused, and decompressed no further."""
 
+BODY_SECONDS: Final = 30.0
+"""For all of a body to come."""
+
 
 class BadBody(Exception):
     """A request's body that is not read, and the HTTP status that says why."""
@@ -53,8 +58,12 @@ async def body_of(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -
     unpack = zlib.decompressobj(wbits=31) if encoding == b"gzip" else None
     body = bytearray()
     more = True
+    until = time.monotonic() + BODY_SECONDS
     while more:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), until - time.monotonic())
+        except TimeoutError:
+            raise BadBody(408, "the body did not come in time") from None
         if message["type"] != "http.request":
             raise BadBody(400, "the request broke off")
         chunk = message.get("body", b"")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import ConfigurationError
 from ..runtime import get_runtime
+from .exchange import BODY_SECONDS
 from .passed_on import PassedOn, refuse
 from .proxied_calls import KEY_HEADER, ProxiedCall, correcting, header_of
 from .upstreams import Upstream, target_of, upstreams_of
@@ -108,7 +109,12 @@ class ModelProxy:
             known = ", ".join(f"/{name}/…" for name in self.upstreams)
             await refuse(send, 404, f"the model proxy passes on requests for {known} only")
             return
-        body = await self._body(receive)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._body(receive)
+        except TimeoutError:
+            await refuse(send, 408, "the request did not come in time")
+            return
         if body is None:
             await refuse(send, 413, f"the model proxy takes requests of {self._max_request} bytes at most")
             return

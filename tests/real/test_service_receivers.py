@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -30,7 +31,9 @@ from genops_ctx.service.key_store import open_keys
 from genops_ctx.service.keys import new_key
 from genops_ctx.settings import Settings
 from genops_ctx.stores import open_store
+from tests.ledger.postgres_server import PostgresServer
 from tests.service.served import Served
+from tests.stores.redis_server import RedisServer
 
 from .conftest import RunningFlowise
 from .test_traced import CLASSIC, price
@@ -65,13 +68,42 @@ def service(flowise: RunningFlowise, tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def exporting(flowise: RunningFlowise, service: Served) -> Iterator[None]:
+def on_servers(flowise: RunningFlowise, tmp_path: Path) -> Iterator[Served]:
+    """As on several machines: budgets on Redis, and the ledger on PostgreSQL."""
+    (tmp_path / "redis").mkdir()
+    with PostgresServer() as postgres, RedisServer(tmp_path / "redis") as redis:
+        environment = {
+            "FLOWISE_API_KEY": flowise.api_key,
+            "KEY_OF_THE_RECEIVERS": KEY,
+            "GENOPS_STORE": redis.url,
+            "GENOPS_LEDGER": postgres.new_database(),
+        }
+        settings = SETTINGS.format(url=flowise.model_stub.url)
+        with Served(tmp_path, flowise.url, workers=4, settings=settings, **environment) as service:
+            yield service
+
+
+@pytest.fixture(params=["files", "servers"])
+def either(request: pytest.FixtureRequest) -> Served:
+    name = {"files": "service", "servers": "on_servers"}[request.param]
+    service: Served = request.getfixturevalue(name)
+    return service
+
+
+@contextlib.contextmanager
+def exported(flowise: RunningFlowise, service: Served) -> Iterator[None]:
     credential = flowise.builder.langfuse_credential(f"{service.url}/receive", KEY)
     for flow in FLOWS:
         flowise.builder.export_to(flowise.flows[flow], "langFuse", credential)
     yield
     for flow in FLOWS:
         flowise.builder.export_nowhere(flowise.flows[flow])
+
+
+@pytest.fixture
+def exporting(flowise: RunningFlowise, service: Served) -> Iterator[None]:
+    with exported(flowise, service):
+        yield
 
 
 class Judge:
@@ -189,9 +221,10 @@ def jobs_of(count: int) -> list[tuple[int, str]]:
 
 
 def test_100_calls_at_16_at_a_time_on_four_workers_are_exact(
-    flowise: RunningFlowise, service: Served, exporting: None, judge: Judge
+    flowise: RunningFlowise, either: Served, judge: Judge
 ) -> None:
     """Five flows, JSON and streamed, two customers, chats shared by calls at one time."""
+    service = either
     clients = Clients(service)
 
     def one(job: tuple[int, str]) -> bool:
@@ -201,9 +234,9 @@ def test_100_calls_at_16_at_a_time_on_four_workers_are_exact(
         chat = f"chat-{number % 4}" if shared else None
         return clients.ask(number, flowise.flows[flow], stream=stream, chat=chat)
 
-    with ThreadPoolExecutor(16) as pool:
+    with exported(flowise, service), ThreadPoolExecutor(16) as pool:
         assert all(pool.map(one, jobs_of(100)))
-    last = wait_exact(service, 100)
+        last = wait_exact(service, 100)
     assert len(last) == 100
     check(service, last, judge)
     assert Counter(one.attribution["team"] for one in last.values()) == {"search": 50, "help": 50}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import socket
@@ -102,6 +103,18 @@ def test_gzip_is_read_and_its_bombs_are_not(receivers: Receivers, monkeypatch: p
     assert len(bomb) < 100_000
     assert post(receivers, bomb, headers=headers).status_code == 413
     assert post(receivers, headers={"Content-Encoding": "br"}).status_code == 415
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.2)
+    credentials = base64.b64encode(f"pk:{KEY}".encode()).decode()
+    lines = [f"POST {INGESTION} HTTP/1.1", "Host: x", f"Authorization: Basic {credentials}"]
+    head = "\r\n".join([*lines, "Content-Length: 100", "", "{"])
+    with socket.create_connection(("127.0.0.1", receivers.port), timeout=10) as slow:
+        slow.sendall(head.encode())
+        assert b" 408 " in slow.recv(100)
 
 
 def test_large_bodies(receivers: Receivers) -> None:
