@@ -61,7 +61,7 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
         timeout_graceful_shutdown=int(drain),
         # uvicorn kills a worker that does not answer it for so long. With its own 5 s, one that has little
         # processor time is killed while it starts, over and over, or with calls in flight.
-        timeout_worker_healthcheck=30,
+        timeout_worker_healthcheck=60,
         http=BoundedConnection,
         ws="none",
     )

@@ -184,8 +184,14 @@ class BoundedConnection(HttpToolsProtocol):
         self._stopping = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(IDLE_SECONDS, self._end_unused)
-        else:
-            super().shutdown()
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        # An answer that has begun has not said that it is the last one: the next one will.
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._stopping and not self.transport.is_closing():
+            self.loop.call_later(IDLE_SECONDS, self._end_unused)
 
     def _end_unused(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

@@ -238,6 +238,10 @@ class FlowBuilder:
         """Let only the bearer of one API key run the flow."""
         self._call("PUT", f"chatflows/{flow_id}", {"apikeyid": key_id})
 
+    def show_chat(self, flow_id: str, **config: object) -> None:
+        """What the widget offers besides the chat: ``leads``, ``chatFeedback`` and so on."""
+        self._call("PUT", f"chatflows/{flow_id}", {"chatbotConfig": json.dumps(config)})
+
     def limit_rate(self, flow_id: str, calls: int, seconds: int, message: str) -> None:
         """Let each client address run the flow `calls` times in `seconds`."""
         limit = {"status": True, "limitMax": calls, "limitDuration": seconds, "limitMsg": message}

@@ -166,8 +166,8 @@ def browsing(program: str) -> Iterator[Any]:
 
 
 @contextmanager
-def tab_on(browser: Any, address: str) -> Iterator[Tab]:
-    """A visitor with no history opens the page."""
+def tab_on(browser: Any, address: str, *, ready: str = "textarea") -> Iterator[Tab]:
+    """A visitor with no history opens the page, and waits for what the selector ``ready`` finds."""
     context = browser.new_context(viewport={"width": 900, "height": 700})
     page = context.new_page()
     tab = Tab(page)
@@ -191,7 +191,7 @@ def tab_on(browser: Any, address: str) -> Iterator[Tab]:
     page.on("requestfailed", lambda request: ended(request, True))
     try:
         page.goto(address)
-        page.locator("textarea").wait_for(timeout=15_000)
+        page.locator(ready).first.wait_for(timeout=15_000)
         page.wait_for_load_state("networkidle")  # only then it knows whether the flow streams
         yield tab
     finally:
