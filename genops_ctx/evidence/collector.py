@@ -66,6 +66,7 @@ class Collector:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._forget_at = 0.0
+        self._failing = False
 
     @property
     def leads(self) -> bool:
@@ -103,7 +104,13 @@ class Collector:
         try:
             self.step()
         except Exception as error:
-            log.warning("evidence could not be read yet: %s", error)
+            if not self._failing:  # once, however long: it is tried several times a second
+                self._failing = True
+                log.warning("evidence could not be read yet, and is waited for: %s", error)
+        else:
+            if self._failing:
+                self._failing = False
+                log.info("evidence is read again")
 
     def step(self) -> bool:
         """Correct by what the log has by now; False where another process does. Raises where it fails."""

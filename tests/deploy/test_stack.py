@@ -225,6 +225,8 @@ def test_the_stack(tmp_path: Path, secrets: Path, redis: RedisServer, postgres: 
             while call(0) != 200:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
+            for path in (f"api/v1/prediction/{flowise.flow_id('graph')}", "api/v1/nothing", "nothing"):
+                requests.post(f"{service.url}/k/{secret}/{path}", json={"question": "hi"}, timeout=60)
             # Keys are in PostgreSQL too: one that was not seen for five seconds cannot be checked.
             postgres.stop()
             deadline = time.monotonic() + 30
@@ -232,6 +234,8 @@ def test_the_stack(tmp_path: Path, secrets: Path, redis: RedisServer, postgres: 
                 assert status == 200
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
+            away = f"{service.url}/k/{secret}/api/v1/prediction/{flowise.flow_id('graph')}"
+            assert requests.post(away, json={"question": "hi"}, timeout=60).status_code == 503
             postgres.start()
             deadline = time.monotonic() + 30
             while (status := call(0)) != 200:
@@ -252,6 +256,8 @@ def test_the_stack(tmp_path: Path, secrets: Path, redis: RedisServer, postgres: 
         assert path.read_text().split()[-1] not in shown
     assert FLOWISE_KEY not in shown
     assert secret not in shown
+    # It is told of once by each worker, not at each try.
+    assert shown.count("evidence could not be read yet") <= 2 * 4
 
 
 def test_the_arithmetic_of_connections() -> None:
