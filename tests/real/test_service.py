@@ -10,6 +10,8 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +145,110 @@ def test_a_stream_of_a_flow_that_flowise_does_not_know_is_answered(
     )
     assert answer.status_code == 404
     assert time.monotonic() - begun < 20
+
+
+def charges_of(service: Served) -> list[Any]:
+    ledger = open_ledger(service.environment["GENOPS_LEDGER"])
+    try:
+        return list(ledger.charges())
+    finally:
+        ledger.close()
+
+
+def test_what_a_client_that_leaves_had_begun_is_booked(flowise: RunningFlowise, service: Served) -> None:
+    """Flowise runs on, and is billed for it."""
+    headers = {"Authorization": f"Bearer {key(service, 'left')}"}
+    url = f"{service.url}/api/v1/prediction/{flowise.flows['agentflow_llm']}"
+    flowise.model_stub.reset()
+    body = {"question": "[[sleep:2]] What is two plus three?"}
+    with pytest.raises(requests.Timeout):
+        requests.post(url, json=body, headers=headers, timeout=0.7)
+    deadline = time.monotonic() + 20
+    while not charges_of(service) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # The worker waits for the answer all the same: it is booked as it was billed.
+    (whole,) = charges_of(service)
+    assert (whole.outcome, whole.exactness) == ("completed", Exactness.EXACT)
+    assert whole.nanos == bill(flowise.model_stub) > 0
+
+    flowise.model_stub.reset()
+    with requests.post(
+        url, json={**body, "streaming": True}, headers=headers, stream=True, timeout=20
+    ) as one:
+        next(one.iter_content(16))
+    while len(charges_of(service)) < 2 and time.monotonic() < deadline + 20:
+        time.sleep(0.1)
+    _, cut = charges_of(service)
+    assert (cut.outcome, cut.exactness) == ("abandoned", Exactness.ESTIMATED)
+    while not flowise.model_stub.calls and time.monotonic() < deadline + 40:
+        time.sleep(0.1)
+    assert len(flowise.model_stub.calls) == 1
+    # Nothing of an answer was seen: a usual one is taken for it, and that is not less.
+    assert cut.nanos >= bill(flowise.model_stub) > 0
+
+
+def test_failover_cache_and_highest_costs_are_booked_as_billed(
+    flowise: RunningFlowise, tmp_path: Path
+) -> None:
+    """A flow that fails is stood in for, its failed calls included; a kept answer costs nothing."""
+    failing, other = flowise.flows["agentflow_two_providers"], flowise.flows["agentflow_llm"]
+    settings = f"""
+[[budget]]
+name = "daily"
+limit = "1/day"
+by = "team"
+
+[service]
+breaker = 3
+
+[service.cache]
+flows = ["{other}"]
+
+[[service.fallback]]
+flow = "{failing}"
+to = ["{other}"]
+"""
+    with Served(
+        tmp_path, flowise.url, workers=2, settings=settings, FLOWISE_API_KEY=flowise.api_key
+    ) as service:
+        headers = {"Authorization": f"Bearer {key(service, 'careful')}"}
+        url = f"{service.url}/api/v1/prediction"
+        flowise.model_stub.reset()
+        # The provider does not know the flow's second model; the first has been paid by then.
+        body = {"question": "[[fail:404@claude-haiku-4-5]] What is two plus three?"}
+        answers = [
+            requests.post(f"{url}/{failing}", json=body, headers=headers, timeout=60) for _ in range(2)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+        assert {answer.headers["X-GenOps-Served-By"] for answer in answers} == {other}
+        charges = charges_of(service)
+        assert [charge.outcome for charge in charges] == ["failed", "completed"] * 2
+        # What the failed ones cost no answer says, so it is estimated, and told so; the others are exact.
+        calls = flowise.model_stub.calls
+        assert [call.status for call in calls] == [200, 404, 200] * 2
+        for failed, done, paid in zip(charges[::2], charges[1::2], calls[2::3], strict=True):
+            assert failed.exactness is Exactness.ESTIMATED
+            assert failed.nanos > 0
+            assert done.exactness is Exactness.EXACT
+            assert done.nanos == 150 * paid.input_tokens + 600 * paid.output_tokens
+        assert {answer.headers["X-GenOps-Exactness"] for answer in answers} == {"estimated"}
+        told = sum(Decimal(answer.headers["X-GenOps-Cost"]) for answer in answers)
+        assert told == sum(charge.cost for charge in charges)
+
+        flowise.model_stub.reset()
+        kept = [
+            requests.post(f"{url}/{other}", json={"question": QUESTION}, headers=headers, timeout=60)
+            for _ in range(3)
+        ]
+        assert [answer.headers.get("X-GenOps-Cache") for answer in kept] == [None, "hit", "hit"]
+        assert {answer.json()["text"] for answer in kept} == {kept[0].json()["text"]}
+        assert len(flowise.model_stub.calls) == 1
+        new = charges_of(service)[len(charges) :]
+        assert sum(charge.nanos for charge in new) == bill(flowise.model_stub)
+
+        cheap = {**headers, "X-GenOps-Max-Cost": "0.000001"}
+        refused = requests.post(f"{url}/{other}", json={"question": "Why?"}, headers=cheap, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "max_cost")
+        assert len(flowise.model_stub.calls) == 1
+        left = Decimal(kept[-1].headers["X-GenOps-Budget-Remaining"])
+        assert left == 1 - sum(charge.cost for charge in charges_of(service))
