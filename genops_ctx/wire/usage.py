@@ -70,11 +70,20 @@ def read_failure(problem: Problem, flow: FlowDefinition | None) -> Reading:
 
     An AgentFlow's finished nodes are in its execution record (:mod:`.executions`), if it can be read.
     """
-    if problem.nothing_called or problem.upstream_status in (401, 403, 404):
+    if problem.nothing_called:
         return Reading()
+    if problem.upstream_status in (401, 403, 404) and _has_one_model(flow):
+        return Reading()  # a key or a name that is wrong is so from the first call on
     if problem.provider_rejected and flow is not None and flow.single_call:
         return Reading()
     return _unreported(flow, NOT_REACHED)
+
+
+def _has_one_model(flow: FlowDefinition | None) -> bool:
+    """Whether no other model can have been called, and billed, before the one that was refused."""
+    if flow is None or flow.speech_to_text:
+        return False
+    return len({(node.node, node.model) for node in flow.model_nodes}) == 1
 
 
 class StreamReader:

@@ -337,7 +337,11 @@ def test_an_item_that_cannot_be_read_is_a_gap() -> None:
     [
         (Problem(ProblemKind.UNAUTHORIZED, 500), None, 0),
         (Problem(ProblemKind.RATE_LIMITED, 429), None, 0),
-        (Problem(ProblemKind.MODEL_FAILED, 500, 401), None, 0),
+        (Problem(ProblemKind.MODEL_FAILED, 500, 401), None, 1),
+        (Problem(ProblemKind.MODEL_FAILED, 500, 401), "conv_chain", 0),
+        (Problem(ProblemKind.MODEL_FAILED, 500, 401), "tool_agent", 0),
+        (Problem(ProblemKind.MODEL_FAILED, 500, 404, "LLM"), "agentflow1", 0),
+        (Problem(ProblemKind.MODEL_FAILED, 500, 404, "LLM"), "agentflow2", 2),
         (Problem(ProblemKind.MODEL_FAILED, 500, 400), None, 1),
         (Problem(ProblemKind.MODEL_FAILED, 500, 400), "conv_chain", 0),
         (Problem(ProblemKind.MODEL_FAILED, 500, 400), "llm_chain", 0),
