@@ -30,8 +30,9 @@ log = logging.getLogger("genops_ctx.alerts")
 
 Sink = Callable[[Alert], object]
 
-GATHER = 0.05
-"""Seconds from the first word to the look at the accounts, so that many calls are one look."""
+GATHER = 0.5
+"""Seconds from the first word to the look at the accounts, so that many calls are one look: a worker of the
+service with 20 calls a second would ask its Redis as often, only for this. Who flushes does not wait."""
 
 KEPT_MARKS = 10_000
 
@@ -170,11 +171,11 @@ class _Worker:
     def _run(self) -> None:
         while True:
             found = [self.jobs.get()]
-            if not isinstance(found[0], threading.Event):
-                time.sleep(GATHER)
+            until = time.monotonic() + GATHER
             while True:
+                flushed = isinstance(found[-1], threading.Event)
                 try:
-                    found.append(self.jobs.get_nowait())
+                    found.append(self.jobs.get(timeout=0 if flushed else max(until - time.monotonic(), 0)))
                 except queue.Empty:
                     break
             words: dict[Alerts, list[Watch | Alert]] = {}
