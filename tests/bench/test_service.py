@@ -3,7 +3,8 @@
 ``GENOPS_ROUNDS=5 pytest tests/bench/test_service.py -s`` prints the tables. Sixteen clients; direct, bare
 proxy and gateway take turns within one run. Once Flowise answers after 0.2 s, as models have it do, and once
 at once: then all the processes compete for the processors, and what is measured is how many requests a core
-is good for. Flowise's answers are recorded ones.
+is good for. The first Flowise here replays recorded answers; the second is a real one, whose model takes
+a second.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +28,7 @@ import requests
 from genops_ctx.service.key_store import open_keys
 from genops_ctx.service.keys import new_key
 from tests.ledger.postgres_server import PostgresServer
+from tests.real.conftest import RunningFlowise, flowise, flowise_installation  # noqa: F401
 from tests.service.replayed_flowise import ReplayedFlowise
 from tests.service.served import Served
 from tests.stores.redis_server import RedisServer, free_port
@@ -163,3 +166,24 @@ def test_beside_the_stand_in(tmp_path: Path, delay: float) -> None:
         for stream in (False, True):
             title = f"recorded answers after {delay} s"
             measured(title, ways, replayed.flow, 96 if delay else 160, stream)
+
+
+@pytest.fixture
+def slowly(flowise: RunningFlowise) -> Iterator[RunningFlowise]:  # noqa: F811
+    """Its model takes a second: sixteen clients do not use all of the processors."""
+    answer = flowise.model_stub.respond
+
+    def respond(*args: object, **named: object) -> object:
+        given = answer(*args, **named)  # type: ignore[arg-type]
+        time.sleep(1.0)
+        return given
+
+    flowise.model_stub.respond = respond  # type: ignore[method-assign,assignment]
+    yield flowise
+    del flowise.model_stub.respond  # type: ignore[method-assign]
+
+
+def test_beside_a_real_flowise(slowly: RunningFlowise, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ways = paths(stack, tmp_path, slowly.url, slowly.api_key)
+        measured("Flowise 3.1.4, a model that takes 1 s", ways, slowly.flows["agentflow_llm"], 48, False)
