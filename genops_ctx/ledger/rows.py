@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..core.compact_json import names_text, object_text
@@ -164,17 +165,23 @@ def charges_of(charges: Sequence[Row], lines: Sequence[Row]) -> Iterator[Charge]
             outcome=text(outcome),
             lines=tuple(by_charge.get(seq, ())),
             attribution=json.loads(attribution),
-            context_path=tuple(json.loads(path)),
+            context_path=_names(path),
             started_at=started_at,
             ended_at=ended_at,
             reserved_nanos=reserved,
-            accounts=tuple(json.loads(accounts)),
-            flags=tuple(json.loads(flags)),
+            accounts=_names(accounts),
+            flags=_names(flags),
             trace_id=text(trace_id),
             adjustment_of=text(adjustment_of),
             chat_id=text(chat_id),
             message_id=text(message_id),
         )
+
+
+@lru_cache(maxsize=4096)
+def _names(array: str) -> tuple[str, ...]:
+    """Many charges have the same accounts, and most no flags."""
+    return tuple(json.loads(array))
 
 
 def _line(row: Row) -> Line:
