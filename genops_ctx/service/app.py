@@ -133,7 +133,7 @@ def create_app(
     if receivers is not None:
         app.mount(MOUNTED_AT, receivers)
     app.include_router(provider_routes(access, providers))
-    app.include_router(chat_routes(access, providers, options))
+    app.include_router(chat_routes(access, providers, options, gateway.unsent))
 
     async def pass_on(request: Request) -> Response:
         raw = request.scope["raw_path"].decode("ascii").partition("/api/v1/")[2]

@@ -29,6 +29,7 @@ from .keys import ClientKey
 from .providers import Providers
 from .refusals import Refusal, refusal_of, unreachable
 from .relay import cost_of
+from .unsent import Unsent
 
 __all__ = ["chat_routes"]
 
@@ -118,13 +119,22 @@ _STATUSES = {
 }
 
 
-def chat_routes(access: Access, providers: Providers, settings: ServiceSettings) -> APIRouter:
+def chat_routes(access: Access, providers: Providers, settings: ServiceSettings, unsent: Unsent) -> APIRouter:
     """The routes, for these providers."""
     limiters = limiters_in(settings)
 
     async def serve(request: Request, wish: ChatRequest, way: Way) -> Response:
+        response = await answered(request, wish, way)
+        if response.status_code != 200 and "x-genops-cost" not in response.headers:
+            client: ClientKey | None = getattr(request.state, "client", None)
+            ended = "error" if response.status_code in (502, 504) else "refused"
+            await unsent.count(ended, "", {} if client is None else client.attribution)
+        return response
+
+    async def answered(request: Request, wish: ChatRequest, way: Way) -> Response:
         try:
             client = await access.client_of(secret_of(request.headers))
+            request.state.client = client
             if client is None:
                 return _refused(Refusal(401, "unauthorized", "A valid key is needed.", {}))
             owner = attribution_of(client, request.headers)

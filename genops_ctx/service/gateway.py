@@ -41,7 +41,7 @@ class Gateway:
         self.instances = Instances(governor, settings)
         self._predictions = Predictions(self.instances, settings, self._link)
         self._upserts = Upserts(self.instances, settings, self._link)
-        self._unsent = Unsent()
+        self.unsent = Unsent()
 
     async def ping(self) -> bool:
         """Whether Flowise answers."""
@@ -62,21 +62,21 @@ class Gateway:
         return total if type(total) is int else None
 
     async def close(self) -> None:
-        await self._unsent.close()
+        await self.unsent.close()
         await self._link.close()
 
     # -- one request ----------------------------------------------------------------------------
 
     async def answer(self, request: Request, path: str, path_key: str = "") -> Response:
-        """What comes of a request below ``/api/v1/``. A prediction without a charge is counted then."""
+        """What comes of a request below ``/api/v1/``. What may cost, and has no charge, is counted."""
         forwarded = forwarded_path(request.method, path)
         response = await self._answer(request, forwarded, path_key)
         ended = getattr(request.state, "unsent_as", "")
-        if ended and forwarded is not None and forwarded.kind == "prediction":
+        if ended and forwarded is not None and forwarded.kind in ("prediction", "upsert"):
             client: ClientKey | None = getattr(request.state, "client", None)
             told = client is not None and forwarded.flow in client.flows
             flow = forwarded.flow if told or self._governor.knows(forwarded.flow) else ""
-            await self._unsent.count(ended, flow, {} if client is None else client.attribution)
+            await self.unsent.count(ended, flow, {} if client is None else client.attribution)
         return response
 
     async def _answer(self, request: Request, forwarded: Forwarded | None, path_key: str) -> Response:

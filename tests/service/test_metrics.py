@@ -126,6 +126,23 @@ def test_every_request_is_counted_once_by_how_it_ended(
     assert of(found, "genops_scrape_error", source="ledger") == 0
 
 
+def test_refused_chats_and_uploads_count_too(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient
+) -> None:
+    service = serve(flowise.url)
+    ours = client(attribution={"team": "help"})
+    for headers, status in ((ours, 404), ({}, 401)):
+        chat = requests.post(f"{service}/chat/direct", json={"message": "hi"}, headers=headers, timeout=20)
+        assert chat.status_code == status
+    upsert = requests.post(f"{service}/api/v1/vector/upsert/{NOBODYS_FLOW}", json={}, timeout=20)
+    assert upsert.status_code == 401
+    found = requests_of(scraped(service, client(role="monitor")))
+    assert found == {
+        ("unknown", "refused", "help", "unknown"): 1,
+        ("unknown", "refused", "unknown", "unknown"): 2,
+    }
+
+
 def test_what_cannot_be_sent_is_an_error(serve: Serve, client: NewClient) -> None:
     service = serve("http://127.0.0.1:1")
     assert predict(service, NOBODYS_FLOW, client(attribution={"team": "help"})).status_code == 502
@@ -219,7 +236,8 @@ def test_refusals_are_counted_once_the_ledger_is_back(
         assert requests.post(url, json=HI, timeout=20).status_code == 401
     silent.failing = False
     headers, deadline = client(role="monitor"), time.monotonic() + 10
-    while not requests_of(found := scraped(silent_service, headers)) and time.monotonic() < deadline:
+    while sum(requests_of(found := scraped(silent_service, headers)).values()) < 3:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert requests_of(found) == {("unknown", "refused", "unknown", "unknown"): 3}
     # The one that failed was written again as it was, then what had come meanwhile.
