@@ -129,7 +129,7 @@ class Tab:
     """addresses and headers of all requests and answers, and the answers' bodies"""
 
     def ask(self, question: str) -> None:
-        box = self.page.locator("textarea")
+        box = self.page.get_by_placeholder("Type your question")
         box.fill(question)
         box.press("Enter")
 
