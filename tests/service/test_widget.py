@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from genops_ctx import Budget
+from genops_ctx.service.configuration import ServiceSettings
 from genops_ctx.service.key_store import MemoryKeys
 from genops_ctx.settings import Settings
 from genops_ctx.testing import FlowiseStandIn
@@ -43,12 +44,17 @@ def visit(
     with ExitStack() as stack:
 
         def open_page(
-            *, settings: Settings | None = None, streams: bool = True, origin: str = "", **options: Any
+            *,
+            settings: Settings | None = None,
+            service: dict[str, Any] | None = None,
+            streams: bool = True,
+            origin: str = "",
+            **options: Any,
         ) -> Tab:
-            service = serve(flowise.url, settings=settings)
+            url = serve(flowise.url, settings=settings, options=ServiceSettings.of(service or {}))
             made = client("shop", origins=(origin or site.origin,), attribution={"team": "shop"}, **options)
             secret = made["Authorization"].removeprefix("Bearer ")
-            site.embed(flowise.flow_id("graph"), f"{service}/k/{secret}", streams=streams)
+            site.embed(flowise.flow_id("graph"), f"{url}/k/{secret}", streams=streams)
             return stack.enter_context(tab_on(browser, site.origin))
 
         yield open_page
@@ -112,6 +118,16 @@ def test_a_page_of_another_site_gets_nothing_and_costs_nothing(visit: Any, flowi
     )
     assert sent == "refused"
     assert flowise.model.calls == []
+
+
+@BOTH
+def test_a_visitor_is_told_of_a_rate_limit(visit: Any, flowise: FlowiseStandIn, streams: bool) -> None:
+    tab = visit(service={"rate_limit": [{"rate": "1/hour", "by": "team"}]}, streams=streams)
+    tab.ask("One")
+    assert tab.answer(1).startswith("Stub reply")
+    tab.ask("Two")
+    assert tab.answer(2).endswith("Too many requests. Please try again in a moment.")
+    assert len(flowise.model.calls) == 1
 
 
 @BOTH
