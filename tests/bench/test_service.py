@@ -183,6 +183,7 @@ def slowly(flowise: RunningFlowise) -> Iterator[RunningFlowise]:  # noqa: F811
     del flowise.model_stub.respond  # type: ignore[method-assign]
 
 
+@pytest.mark.skipif("GENOPS_ROUNDS" not in os.environ, reason="slow: set GENOPS_ROUNDS=5")
 def test_beside_a_real_flowise(slowly: RunningFlowise, tmp_path: Path) -> None:
     with ExitStack() as stack:
         ways = paths(stack, tmp_path, slowly.url, slowly.api_key)
