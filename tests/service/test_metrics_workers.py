@@ -256,7 +256,7 @@ def test_counters_never_fall_while_calls_go_on(service: Served, flowise: Flowise
         over.set()
         seen = [one.result() for one in looking]
     for looks in seen:
-        assert len(looks) > 3
+        assert len(looks) > 1
         assert [success for success, _ in looks] == sorted(success for success, _ in looks)
         assert [every for _, every in looks] == sorted(every for _, every in looks)
 
