@@ -18,6 +18,7 @@ from .._version import __version__
 from ..instrument.governor import Governor
 from ..runtime import Runtime, get_runtime
 from ..settings import load_settings
+from ..telemetry.export import export_spans
 from .access import Access
 from .admin import admin_routes
 from .breakers import breaker_routes
@@ -95,6 +96,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         runtime = get_runtime()
         show_worker_logs()
+        last_spans = export_spans()
         await asyncio.to_thread(_warm_up, runtime)
         if receivers is not None:
             await asyncio.to_thread(receivers.begin)
@@ -112,6 +114,8 @@ def create_app(
             # what was handed to threads would never be booked.
             await asyncio.to_thread(runtime.close)
             store.close()
+            if last_spans is not None:
+                await asyncio.to_thread(last_spans)
             log.info("stopped")
 
     app = FastAPI(

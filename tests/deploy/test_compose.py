@@ -34,7 +34,7 @@ def seconds(text: str) -> int:
 def variables_of_the_reference() -> set[str]:
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     environment = text.partition("\n## Environment\n")[2].partition("\n## ")[0]
-    return set(re.findall(r"`((?:GENOPS|FLOWISE|REDIS)_[A-Z_]+)`", environment)) | {
+    return set(re.findall(r"`((?:GENOPS|FLOWISE|REDIS|OTEL)_[A-Z_]+)`", environment)) | {
         f"{name}_FILE" for name in SECRETS
     }
 
