@@ -12,7 +12,7 @@ from .core.admission import Forecast
 from .core.booking import Report
 from .core.call import Admitted, Refused, admit, drive, finish
 from .core.context import GovernanceContext, current_context
-from .core.effects import Story
+from .core.effects import Story, cut_off, drive_async
 from .core.errors import GovernanceError
 from .core.process import ForkedLock, process_id
 from .core.steps import Dropped
@@ -23,6 +23,7 @@ from .sending import Sending
 
 if TYPE_CHECKING:
     from .core.accounts import Watch
+    from .core.effects import Effect
     from .core.guarding import Guards
     from .core.records import Charge
     from .core.scope import ScopedBudget
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-__all__ = ["Attempt", "begin", "finish_quietly", "opening"]
+__all__ = ["Attempt", "begin", "begin_async", "finish_quietly", "opening"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -241,6 +242,23 @@ def _at_once(story: Callable[P, Story[Attempt]]) -> Callable[P, Attempt]:
 
 begin = _at_once(opening)
 """Admit a call; see :func:`opening`, which it drives to its end."""
+
+
+async def begin_async(story: Story[Attempt]) -> Attempt:
+    """Drive what :func:`opening` tells, awaiting what is on servers; files are asked on the spot.
+
+    A cancellation gives back what was reserved, as soon as that is known.
+    """
+    runtime = get_runtime()
+
+    async def perform(effect: Effect) -> object:
+        return await runtime.books.hand_off.perform(effect, runtime.perform)
+
+    def left(unfinished: Story[Attempt]) -> None:
+        runtime.abandoned.watch()
+        runtime.abandoned.put(functools.partial(cut_off, unfinished, runtime.perform))
+
+    return await drive_async(story, perform, left)
 
 
 def finish_quietly(attempt: Attempt, report: Report, error: BaseException | None) -> Charge | None:

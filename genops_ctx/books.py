@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +27,7 @@ from .core.errors import StoreDataLost, StoreError
 from .core.evidence import adjusted
 from .core.outcomes import Outcome
 from .core.ports import AccountStore, Held, Ledger, Lost
+from .core.process import ForkedLock
 from .core.records import Charge, Exactness
 from .generations import Generations
 from .handoff import HandOff, is_remote
@@ -52,6 +51,8 @@ BATCH = 100
 TRIES = 100
 """Adjustments that may come between, before one gives up."""
 
+CLOSING_SECONDS = 10.0  # for giving reservations back at the end; those left expire, and count as spent
+
 REPLAY_SECONDS = 72_000.0
 """Older entries are not settled by a replay: the store may have forgotten that it has them."""
 
@@ -70,11 +71,9 @@ class Books:
         self._releases: deque[tuple[str, float, str]] = deque()
         self._unwritten: deque[tuple[Charge, bool]] = deque()
         """charges that the ledger did not take, and whether the accounts have them"""
-        self._catching_up = threading.Lock()
-        self._until = math.inf
-        """when to stop catching up (monotonic seconds)"""
+        self._catching_up = ForkedLock()
+        self._until = math.inf  # when to stop catching up (monotonic seconds)
         self._told_stale = False
-        self._process = os.getpid()
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
         """Raises :class:`StoreError` within the store's bound."""
@@ -135,7 +134,11 @@ class Books:
             log.warning("a charge of %s is not in the ledger yet: %s", charge.name, error)
             self._keep(charge, settled=not settles)
             if settles:
-                self._settle_without_ledger(charge)
+                # Budgets must hold without the ledger too. Once that answers the charge is settled again.
+                try:
+                    self._settle(charge, charge.nanos)
+                except Exception as another:
+                    log.warning("nor is it in its accounts: %s", another)
             return
         try:
             if fresh is False:
@@ -156,13 +159,6 @@ class Books:
             self._mark_settled([charge])
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
-
-    def _settle_without_ledger(self, charge: Charge) -> None:
-        """Budgets must hold without the ledger too. Once that answers the charge is settled again."""
-        try:
-            self._settle(charge, charge.nanos)
-        except Exception as error:
-            log.warning("nor is it in its accounts: %s", error)
 
     def _keep(self, charge: Charge, settled: bool) -> None:
         """Until the ledger answers."""
@@ -287,9 +283,6 @@ class Books:
 
         After ``within`` seconds it begins nothing more, and leaves the rest to the next time.
         """
-        if self._process != os.getpid():
-            # The lock may have been taken by a thread that the fork left behind.
-            self._process, self._catching_up = os.getpid(), threading.Lock()
         if not self._catching_up.acquire(blocking=False):
             return
         try:
@@ -367,8 +360,8 @@ class Books:
         if not self._told_stale:
             self._told_stale = True
             log.error(
-                "a charge of %s has been waiting for its accounts for more than %d hours; whether they have "
-                "it is not known any more. Run `genops-ctx budgets rebuild`",
+                "a charge of %s has been waiting for its accounts for more than %d hours, and they may have it "
+                "or not. Run `genops-ctx budgets rebuild`",
                 charge.name,
                 REPLAY_SECONDS // 3600,
             )
@@ -394,13 +387,20 @@ class Books:
             self.store.acknowledge(booked)
 
     def close(self) -> None:
-        """Write down what can still be written, and close both."""
+        """Write down and give back what can still be, and close both."""
         self.hand_off.close()
-        self._until = math.inf
-        try:
-            self._write_down()
-        except Exception as error:
-            log.error("%d charges are not in the ledger: %s", len(self._unwritten), error)
+        while not self._catching_up.acquire(timeout=0.1):
+            self._until = -math.inf  # whoever is catching up leaves the rest to this
+        for finish, left, seconds, told in (
+            (self._write_down, self._unwritten, math.inf, "%d charges are not in the ledger: %s"),
+            (self._give_back, self._releases, CLOSING_SECONDS, "%d reservations are not given back: %s"),
+        ):
+            self._until = time.monotonic() + seconds
+            try:
+                finish()
+            except Exception as error:
+                log.error(told, len(left), error)
+        self._catching_up.release()
         if self._recovery is not None:
             self._recovery.stop()
         self.store.close()

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Release, Take, Undo
@@ -126,7 +127,7 @@ class HandOff:
         if cancelled is not None:
             undo = getattr(effect, "undo", None)
             if done.exception() is None and undo is not None:
-                self._booking().submit(undo, done.result())
+                self._run(partial(undo, done.result()), True)
             raise cancelled
         return done.result()
 

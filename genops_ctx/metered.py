@@ -6,18 +6,21 @@ import socket
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .attempt import Attempt, begin, finish_quietly
+from .attempt import Attempt, begin, begin_async, finish_quietly, opening
 from .core.attribution import check_attribution
 from .core.booking import Report
+from .core.effects import drive
 from .core.errors import CallRefused, ConfigurationError, say
 from .core.money import Amount, dollars, nanos_up, parse_dollars
 from .core.outcomes import Outcome
 from .core.records import CostSource, Exactness, Line, LineKind, Usage
 from .nesting import Frame
+from .runtime import get_runtime
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from .core.effects import Story
     from .core.records import Charge
 
 __all__ = ["MeteredCall", "metered_call", "record_usage"]
@@ -134,22 +137,34 @@ class MeteredCall:
                 f"metered call {self.name!r} said not_sent(), so it cannot cost anything"
             )
 
-    def __enter__(self) -> MeteredCall:
+    def _opening(self) -> Story[Attempt]:
         if self._opened:
             raise ConfigurationError(
                 f"metered call {self.name!r} was used before; make a new one for each call"
             )
-        self._attempt = begin(
+        self._opened = True
+        return opening(
             self.name,
             attribution=self._attribution,
             max_nanos=self._max_nanos,
             idempotency_key=self._key,
             deadline=self._timeout,
         )
-        self._attempt.lend()
-        self._opened = True
+
+    def _enter(self, attempt: Attempt) -> MeteredCall:
+        self._attempt = attempt
+        attempt.lend()
         self._frame.enter()
         return self
+
+    def __enter__(self) -> MeteredCall:
+        story = self._opening()
+        try:
+            attempt = drive(story, get_runtime().perform)
+        except BaseException:
+            self._opened = False
+            raise
+        return self._enter(attempt)
 
     def __exit__(
         self,
@@ -174,7 +189,13 @@ class MeteredCall:
             )
 
     async def __aenter__(self) -> MeteredCall:
-        return self.__enter__()
+        story = self._opening()
+        try:
+            attempt = await begin_async(story)
+        except BaseException:
+            self._opened = False
+            raise
+        return self._enter(attempt)
 
     async def __aexit__(
         self,

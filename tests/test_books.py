@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -542,6 +543,62 @@ def test_ledger_and_accounts_agree_after_any_story(
         assert setup.in_ledger()[key] == spent
     assert setup.ledger.real.unsettled() == ()
     assert len({one.id for one in setup.booked()}) == len(setup.booked())
+
+
+def test_a_reservation_is_given_back_when_the_books_are_closed(setup: Setup) -> None:
+    """A worker that stops has no next call to do it."""
+    setup.reserve("op")
+    setup.store.fail("release")
+    setup.books.release("op#1", 1.0)
+    setup.store.heal()
+    setup.books.close()
+    assert setup.account() == Account(0, 0)
+
+
+def test_closing_without_store_and_ledger_says_what_is_missing(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.reserve("op")
+    setup.store.fail("release", "append")
+    setup.ledger.fail("append")
+    setup.books.release("op#1", 1.0)
+    setup.books.book(cost("other"), settles=False)
+    setup.books.close()
+    assert "1 charges are not in the ledger" in caplog.text
+    assert "1 reservations are not given back" in caplog.text
+
+
+def test_closing_waits_for_another_that_catches_up(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each would take away what the other has in hand."""
+    setup.ledger.fail("append")
+    for name in ("first", "second", "third"):
+        setup.books.book(cost(name), settles=False)
+    setup.ledger.heal()
+    append, written, go_on = setup.ledger.real.append, threading.Event(), threading.Event()
+
+    def slow(charge: Charge, *, settled: bool) -> bool | None:
+        if threading.current_thread() is closing and charge.operation == "second":
+            catching_up.join(5)  # which takes away then what it has written
+        fresh = append(charge, settled=settled)
+        if threading.current_thread() is catching_up and charge.operation == "first":
+            written.set()
+            assert go_on.wait(20)
+        return fresh  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(setup.ledger.real, "append", slow)
+    catching_up = threading.Thread(target=setup.books.catch_up, args=(1.0,))
+    closing = threading.Thread(target=setup.books.close)
+    catching_up.start()
+    assert written.wait(20)
+    closing.start()
+    closing.join(0.3)
+    go_on.set()
+    catching_up.join(20)
+    closing.join(20)
+    assert sorted(one.operation for one in setup.booked()) == ["first", "second", "third"]
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

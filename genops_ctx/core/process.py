@@ -15,7 +15,7 @@ _renewing = threading.Lock()
 
 
 class AnyLock(Protocol):
-    def acquire(self) -> bool: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
     def release(self) -> None: ...
 
@@ -67,10 +67,22 @@ class ForkedLock:
 
     def __enter__(self) -> None:
         if self._process is not _id:
-            with _renewing:
-                if self._process is not _id:
-                    self._lock, self._process = self._kind(), _id
+            self._renew()
         self._lock.acquire()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As :meth:`threading.Lock.acquire`; given back by :meth:`release`."""
+        if self._process is not _id:
+            self._renew()
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def _renew(self) -> None:
+        with _renewing:
+            if self._process is not _id:
+                self._lock, self._process = self._kind(), _id
 
     def __exit__(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from genops_ctx import Budget, BudgetExceeded
+from genops_ctx import Budget, BudgetExceeded, metered_call
 from genops_ctx.core.errors import StoreUnavailable
 from genops_ctx.core.ports import Quote
 from genops_ctx.ledger.sqlite import SQLiteLedger
@@ -136,6 +136,66 @@ def test_a_hung_redis_stops_no_other_task(
     settled(runtime)
     spent = 21 * CENT if result == "unheard" else CENT
     assert account_of(runtime.books.store) == (spent, 0)
+
+
+@pytest.mark.parametrize(("on_store_error", "result"), [("block", "unavailable"), ("allow", "unheard")])
+def test_a_metered_call_on_a_hung_redis_stops_no_other_task(
+    server: RedisServer, governed: Callable[..., Runtime], on_store_error: str, result: str
+) -> None:
+    runtime = governed(BOUND, on_store_error=on_store_error)
+
+    async def one() -> str:
+        try:
+            async with metered_call("flow", max_cost="0.01") as metered:
+                metered.record_cost("0.01")
+        except StoreUnavailable:
+            return "unavailable"
+        assert metered.charge is not None
+        return "unheard" if "store_unavailable" in metered.charge.flags else "ran"
+
+    async def main() -> tuple[float, list[str]]:
+        assert await one() == "ran"
+        runtime.books.store.accounts()
+        server.pause()
+        return await longest_gap(asyncio.gather(*(one() for _ in range(8))))
+
+    gap, results = asyncio.run(main())
+    assert results == [result] * 8
+    assert gap < BOUND / 2, "the loop waited for the store"
+    server.resume()
+    time.sleep(3 * BOUND)
+    settled(runtime)
+    assert account_of(runtime.books.store) == (9 * CENT if result == "unheard" else CENT, 0)
+
+
+def test_metered_calls_that_are_cancelled_while_they_reserve_leave_nothing_reserved(
+    server: RedisServer, governed: Callable[..., Runtime]
+) -> None:
+    """Inside another one, whose reservation is whole again."""
+    runtime = governed(5.0)
+
+    async def inside() -> None:
+        async with metered_call("inside", max_cost="0.01"):
+            raise AssertionError("sent")
+
+    async def main() -> None:
+        async with metered_call("outer", max_cost="0.04") as outer:
+            server.pause()
+            tasks = [asyncio.create_task(inside()) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0.1)
+            server.resume()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(one, asyncio.CancelledError) for one in results)
+            assert await asyncio.to_thread(account_of, runtime.books.store) == (0, 4 * CENT)
+            outer.record_cost("0.03")
+
+    asyncio.run(main())
+    settled(runtime)
+    assert account_of(runtime.books.store) == (3 * CENT, 0)
+    assert [one.name for one in runtime.books.ledger.charges()] == ["outer"]
 
 
 def test_tasks_that_are_cancelled_while_they_reserve_leave_nothing_reserved(
