@@ -360,8 +360,8 @@ class Books:
         if not self._told_stale:
             self._told_stale = True
             log.error(
-                "a charge of %s has been waiting for its accounts for more than %d hours, and they may have it "
-                "or not. Run `genops-ctx budgets rebuild`",
+                "a charge of %s has waited for its accounts for more than %d hours; they may have it or not. "
+                "Run `genops-ctx budgets rebuild`",
                 charge.name,
                 REPLAY_SECONDS // 3600,
             )
