@@ -34,11 +34,12 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
         ) from error
     from ..service.configuration import ServiceSettings
     from ..service.connections import BoundedConnection
-    from ..settings import load_settings
+    from ..settings import DEFAULT, load_settings
 
     settings = load_settings()
+    options = ServiceSettings.of(settings.service)
     if drain is None:
-        drain = ServiceSettings.of(settings.service).drain_seconds
+        drain = options.drain_seconds
     if workers > 1:
         for name, url in (("store", settings.store), ("ledger", settings.ledger)):
             if url.startswith("memory:"):
@@ -46,6 +47,11 @@ def serve(host: str, port: int, workers: int, drain: float | None) -> None:
                     f"the {name} is memory://, which each of {workers} workers would have for itself; name "
                     f"one that they share by GENOPS_{name.upper()} or in the settings file"
                 )
+        if settings.store.startswith(DEFAULT) and options.shares:
+            raise ConfigurationError(
+                f"no store is named, so each of {workers} workers would have {options.shares} for itself; "
+                "name one that they share by GENOPS_STORE (redis://… or sqlite:///…) or in the settings file"
+            )
         from ..service import create_app
 
         # What is wrong in the settings is told here, once; workers that cannot begin are begun for ever.

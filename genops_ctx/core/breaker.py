@@ -113,7 +113,8 @@ class BreakerRule:
             raise ConfigurationError("minimum_calls must be at least 1, and probes from 1 to 1000")
         for name in ("window", "recovery_timeout", "probe_timeout"):
             seconds = getattr(self, name)
-            if not 0.001 <= seconds <= _DAY:
+            is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+            if not is_number or not 0.001 <= seconds <= _DAY:
                 raise ConfigurationError(f"{name} must be from 0.001 to {_DAY:g} seconds, not {seconds!r}")
         object.__setattr__(self, "window_micros", round(self.window * MICROS))
         object.__setattr__(self, "recovery_micros", round(self.recovery_timeout * MICROS))

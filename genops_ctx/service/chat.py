@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigurationError, GovernanceError
 from ..decorator import governed
-from ..providers.errors import FlowiseError
-from ..providers.parameters import ModelParameters, ignored_parameters
+from ..providers.errors import FlowiseError, FlowiseNotFoundError
+from ..providers.parameters import ModelParameters, ParameterIgnored, ignored_parameters
 from ..resilience.decorator import resilient
 from ..resilience.failover import Failover, Target
 from ..resilience.serving import Place, Work, run_async, serve
 from ..runtime import get_runtime
+from ..wire.answers import Problem, ProblemKind
 
 if TYPE_CHECKING:
     from ..core.records import Charge
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Chat", "Fit", "Said", "Way", "by_adapter", "by_decorator", "fitting"]
 
 NAME = "chat"
+LEAST_SECONDS = 0.1
+"""For a provider's answer, however little is left."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -64,21 +67,34 @@ Way = Callable[[Sequence["Provider"], Chat], Awaitable[Said]]
 async def ask(provider: Provider, chat: Chat) -> Said:
     """Ask one provider. Raises what its adapter raises."""
     connect, total = chat.seconds
-    left = max(total - (time.monotonic() - chat.begun), 1.0)
-    if provider.settings.timeout is not None:
-        left = min(left, provider.settings.timeout)
+    begun = time.monotonic()
     try:
+        flow = await provider.asked_for()
+        left = total - (time.monotonic() - chat.begun)
+        if provider.settings.timeout is not None:
+            left = min(left, provider.settings.timeout - (time.monotonic() - begun))
+        left = max(left, LEAST_SECONDS)
         answer = await provider.adapter.predict_flow(
-            provider.settings.flow,
+            flow,
             chat.message,
             parameters=chat.parameters,
             idempotency_key=chat.key,
             rate_limit=list(chat.limiters) or None,
             timeout=(min(connect, left), left),
         )
+    except FlowiseNotFoundError as error:
+        _say_unusable(provider, error)
+        _note(chat, error.charge)
+        raise
     except FlowiseError as error:
         _note(chat, error.charge)
         raise
+    except ParameterIgnored:
+        raise
+    except ConfigurationError as error:
+        # Its flow's name means several: the service's fault, not the client's, and another may answer.
+        _say_unusable(provider, error)
+        raise FlowiseNotFoundError(str(error), problem=Problem(ProblemKind.NOT_FOUND)) from error
     _note(chat, answer.charge)
     return Said(provider, _text(answer))
 
@@ -101,6 +117,10 @@ async def by_decorator(providers: Sequence[Provider], chat: Chat) -> Said:
         return await ask(first, chat)
 
     return await answer(chat)
+
+
+def _say_unusable(provider: Provider, error: Exception) -> None:
+    get_runtime().say_once("provider %s has no flow that can be asked: %s", provider.name, error)
 
 
 def _note(chat: Chat, charge: Charge | None) -> None:
@@ -152,10 +172,9 @@ async def _fits(provider: Provider, client: ClientKey, parameters: ModelParamete
     try:
         known, definition = await provider.known()
     except (FlowiseError, ConfigurationError) as error:
-        if not client.allows(flow):
-            return Fit(forbidden=True)
-        # Without parameters the call itself will tell, and its breaker will see it.
-        return Fit(error=error) if parameters.asked else None
+        # Without parameters the call itself will tell, and its breaker will see it. Whether the client may
+        # call a flow whose id is not known, nobody can say.
+        return Fit(error=error) if parameters.asked or not client.allows(flow) else None
     if not client.allows(known.id, known.name) and not client.allows(flow):
         return Fit(forbidden=True)
     ignored = ignored_parameters(definition, parameters)

@@ -4,16 +4,19 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.responses import JSONResponse, Response
 
 from ..core.context import governance_context
 from ..core.errors import GovernanceError
+from ..core.records import Charge
 from ..instrument.tracing import remote_parent
 from ..providers.errors import FlowiseError
 from ..providers.parameters import ModelParameters, ParameterIgnored
@@ -58,7 +61,7 @@ _ANSWERED: dict[str, JsonValue] = {
 class ChatRequest(BaseModel):
     """What is asked; what is left out is as the flow has it."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_ASKED]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_ASKED]})
 
     message: str = Field(min_length=1, max_length=MESSAGE_LENGTH, pattern=r"\S")
     system_message: str | None = Field(
@@ -123,20 +126,42 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
     """The routes, for these providers."""
     limiters = limiters_in(settings)
 
-    async def serve(request: Request, wish: ChatRequest, way: Way) -> Response:
-        response = await answered(request, wish, way)
-        if response.status_code != 200 and "x-genops-cost" not in response.headers:
-            client: ClientKey | None = getattr(request.state, "client", None)
-            ended = "error" if response.status_code in (502, 504) else "refused"
-            await unsent.count(ended, "", {} if client is None else client.attribution)
+    class OfClient(APIRoute):
+        """Knows the client before the body is read: nothing is parsed for those who have no key."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def answered(request: Request) -> Response:
+                try:
+                    client = await access.client_of(secret_of(request.headers))
+                except GovernanceError as error:
+                    return await counted(_refused(_refusal(error)), None)
+                if client is None:
+                    refusal = Refusal(401, "unauthorized", "A valid key is needed.", {})
+                    return await counted(_refused(refusal), None)
+                request.state.client = client
+                return await answer(request)
+
+            return answered
+
+    async def counted(response: Response, client: ClientKey | None) -> Response:
+        """One of which nothing was booked."""
+        ended = "error" if response.status_code in (502, 504) else "refused"
+        await unsent.count(ended, "", {} if client is None else client.attribution)
         return response
 
-    async def answered(request: Request, wish: ChatRequest, way: Way) -> Response:
+    async def serve(request: Request, wish: ChatRequest, way: Way) -> Response:
+        client: ClientKey = request.state.client
+        charges: list[Charge] = []
+        response = await answered(request, client, wish, way, charges)
+        return response if response.status_code == 200 or charges else await counted(response, client)
+
+    async def answered(
+        request: Request, client: ClientKey, wish: ChatRequest, way: Way, charges: list[Charge]
+    ) -> Response:
+        begun = time.monotonic()
         try:
-            client = await access.client_of(secret_of(request.headers))
-            request.state.client = client
-            if client is None:
-                return _refused(Refusal(401, "unauthorized", "A valid key is needed.", {}))
             owner = attribution_of(client, request.headers)
             wishes = wishes_of(client, request.headers)
             if wishes.at_most is not None:
@@ -157,6 +182,8 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
             [OfKey(limiter, client.id) for limiter in limiters],
             wishes.key,
             (settings.connect_seconds, settings.total_seconds),
+            begun,
+            charges,
         )
         try:
             with (
@@ -165,10 +192,11 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
             ):
                 said = await way(fit.providers, chat)
         except GovernanceError as error:
-            return _refused(_refusal(error), cost_headers(chat.charges))
+            return _refused(_refusal(error), {} if client.origins else cost_headers(charges))
         log.info("processed request with provider: %s", said.provider.name)
-        headers = cost_headers(chat.charges)
-        if settings.budget_headers:
+        # What it cost is not for the visitors of a page that has the key.
+        headers = {} if client.origins else cost_headers(charges)
+        if settings.budget_headers and not client.origins:
             headers |= await budget_headers(owner)
         answer = _answer(said, await said.provider.model(), chat, client)
         return JSONResponse(answer.model_dump(), headers=headers)
@@ -176,6 +204,7 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
     routes = APIRouter(
         prefix="/chat",
         tags=["chat"],
+        route_class=OfClient,
         responses={status: {"model": Refused, "description": text} for status, text in _STATUSES.items()},
     )
 
@@ -193,7 +222,6 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
 
 
 def _answer(said: Said, model: str, chat: Chat, client: ClientKey) -> ChatAnswer:
-    # What it cost is not for the visitors of a page that has the key.
     found = None if client.origins else cost_of(chat.charges)
     unknown = any(charge.unpriced for charge in chat.charges)
     return ChatAnswer(

@@ -81,6 +81,16 @@ class ServiceSettings:
                     "[[service.instance]] has that name"
                 )
 
+    @property
+    def shares(self) -> str:
+        """What of it all workers have in common, in words; empty for nothing."""
+        kept = {
+            "circuit breakers": self.breaker or self.provider,
+            "rate limits": self.rate_limit,
+            "a cache": self.cache,
+        }
+        return " and ".join(name for name, said in kept.items() if said)
+
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
         """From the settings file. Raises :class:`ConfigurationError` for an unknown key or a bad value."""

@@ -45,19 +45,26 @@ class Gateway:
 
     async def ping(self) -> bool:
         """Whether Flowise answers."""
-        async with self._link.session().get(f"{self._governor.base_url}/api/v1/ping") as reply:
+        url = f"{self._governor.base_url}/api/v1/ping"
+        # A redirect is no answer: no call follows one.
+        async with self._link.session().get(url, allow_redirects=False) as reply:
             return reply.status == 200
 
     async def count_flows(self) -> int | None:
         """How many flows Flowise has; None where its key may not list them."""
         governor = self._governor
-        key = {"authorization": f"Bearer {governor.api_key}"} if governor.api_key else {}
+        headers = {"accept-encoding": "identity"}  # nothing that comes here is unpacked
+        if governor.api_key:
+            headers["authorization"] = f"Bearer {governor.api_key}"
         # A page of one flow, since each comes with its whole definition.
         url = f"{governor.base_url}/api/v1/chatflows?page=1&limit=1"
-        async with self._link.session().get(url, headers=key) as reply:
+        async with self._link.session().get(url, headers=headers, allow_redirects=False) as reply:
             if reply.status != 200 or not reply.content_type.endswith("json"):
                 return None
-            listed = await reply.json()
+            try:
+                listed = await reply.json()
+            except (ValueError, RecursionError):  # it says that it is JSON
+                return None
         total = listed.get("total") if isinstance(listed, dict) else None
         return total if type(total) is int else None
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -69,6 +69,7 @@ class Checks:
         self._found: Found | None = None
         self._at = 0.0
         self._looking: asyncio.Task[Found] | None = None
+        self._asked: dict[str, asyncio.Task[Any]] = {}
         self._flows: tuple[float, int | None] = (float("-inf"), None)
 
     @property
@@ -87,13 +88,20 @@ class Checks:
         before = () if self._found is None else self._found.providers
         latency, store, ledger, shared, providers, flows = await asyncio.gather(
             _within(self._ping(), None),
-            _within(asyncio.to_thread(_ask_store), False),
-            _within(asyncio.to_thread(_ask_ledger), False),
-            _within(asyncio.to_thread(sharing), not_shared()),
+            self._ask("store", _ask_store, False),
+            self._ask("ledger", _ask_ledger, False),
+            self._ask("sharing", sharing, not_shared()),
             _within(self._providers.states(), before),
             _within(self._count(), None),
         )
         return Found(latency, store, ledger, shared, providers, flows)
+
+    async def _ask(self, name: str, question: Callable[[], T], otherwise: T) -> T:
+        """In a thread. While it hangs none is added, which would leave the others' questions without one."""
+        asked = self._asked.get(name)
+        if asked is None or asked.done():
+            asked = self._asked[name] = asyncio.create_task(asyncio.to_thread(question))
+        return await _within(asyncio.shield(asked), otherwise)
 
     async def _ping(self) -> float | None:
         begun = time.monotonic()

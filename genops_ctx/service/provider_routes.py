@@ -104,9 +104,11 @@ def provider_routes(access: Access, providers: Providers) -> APIRouter:
                 log.error("the reset of provider %s by key %s is not on record: %s", name, key.id, error)
 
         await done(work)
+        shared = await asyncio.to_thread(sharing)
         log.info("circuit breaker of provider %s reset by key %s", name, key.id)
         return ResetDone(
-            message=f"The circuit breaker of provider {name!r} is closed, for all workers.",
+            message=f"The circuit breaker of provider {name!r} is closed, "
+            + ("for all workers." if shared.enabled else "in this worker: they share no store."),
             worker_id=os.getpid(),
             provider=shown(await provider.state()),
         )

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..core.breaker import BreakerRule
 from ..core.errors import ConfigurationError
 from ..core.money import Amount, parse_dollars
 from ..settings import check_keys
-from .resilience_settings import number
+from .resilience_settings import number, whole
 
 __all__ = ["ProviderSettings", "providers_in"]
 
@@ -70,7 +69,8 @@ class ProviderSettings:
             number("timeout", self.timeout, 0.1, 86_400)
         if self.cost is not None:
             parse_dollars(self.cost, what="cost")
-        BreakerRule(failures=self.failure_threshold, recovery_timeout=self.recovery_timeout)
+        whole("failure_threshold", self.failure_threshold, 1, 1000)
+        number("recovery_timeout", self.recovery_timeout, 0.001, 86_400)
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
@@ -79,7 +79,10 @@ class ProviderSettings:
         for needed in ("name", "flow"):
             if needed not in table:
                 raise ConfigurationError(f"[[service.provider]] needs a {needed}")
-        return cls(**table)
+        try:
+            return cls(**table)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"provider {table['name']!r}: {error}") from None
 
 
 def providers_in(value: object) -> tuple[ProviderSettings, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.breaker import MICROS, Circuit, CircuitState, state_at
-from ..core.errors import GovernanceError, StoreError
+from ..core.errors import CallRefused, GovernanceError, StoreError
 from ..core.money import nanos_up, parse_dollars
+from ..core.outcomes import Outcome
+from ..providers.errors import FlowiseConnectionError, FlowiseError, FlowiseTimeoutError
 from ..providers.flowise_async import AsyncFlowiseAdapter
 from ..providers.known_flows import known_flow
 from ..resilience import CircuitBreaker
@@ -25,8 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Provider", "ProviderState", "Providers", "Sharing", "not_shared", "sharing"]
 
-MODEL_SECONDS = 1.0
-"""How long the name of a model is waited for where it is only to be shown."""
+LOOK_SECONDS = 5.0
+"""How long a chat waits to learn what a flow takes; one that is not known by then is passed over."""
+KNOWN_SECONDS = 1.0
+"""The same, where it is known what the flow took before."""
+MODEL_SECONDS = 0.5
+"""How long the name of a model is waited for where it is only to be shown; less than health takes."""
 CONNECTIONS = 1000
 
 
@@ -67,18 +74,68 @@ class Provider:
         self.adapter = adapter
         self.breaker = breaker
         self._model = settings.model
+        self._found: tuple[Flow, FlowDefinition | None] | None = None
+        self._looking: asyncio.Task[tuple[Flow, FlowDefinition | None]] | None = None
+        self._since = 0.0
 
     @property
     def name(self) -> str:
         return self.settings.name
 
-    async def known(self) -> tuple[Flow, FlowDefinition | None]:
-        """Its flow, remembered for minutes.
+    async def known(self, seconds: float = LOOK_SECONDS) -> tuple[Flow, FlowDefinition | None]:
+        """Its flow, remembered for minutes; what it was, where Flowise does not say now.
 
-        Raises :class:`~genops_ctx.providers.errors.FlowiseError` and
-        :class:`~genops_ctx.core.errors.ConfigurationError`.
+        Raises :class:`~genops_ctx.providers.errors.FlowiseError`, where it does not say within ``seconds``
+        too, and :class:`~genops_ctx.core.errors.ConfigurationError`.
         """
-        flow, definition = await known_flow(self.adapter, self.settings.flow)
+        if self._looking is None or self._looking.done():
+            self._looking, self._since = asyncio.create_task(self._look()), time.monotonic()
+            self._looking.add_done_callback(_heard)
+        looking = self._looking
+        patience = seconds if self._found is None else min(seconds, KNOWN_SECONDS)
+        # However many ask, Flowise is asked once, and whoever comes later waits the less.
+        left = max(self._since + patience - time.monotonic(), 0.0)
+        done, _ = await asyncio.wait([looking], timeout=left)
+        if done:
+            return looking.result()
+        if self._found is None:
+            error = FlowiseTimeoutError(
+                f"the flow of provider {self.name} is not known: Flowise does not say"
+            )
+            error.outcome = Outcome.NOT_SENT
+            raise error
+        return self._found
+
+    async def asked_for(self) -> str:
+        """What its adapter is to ask for: the id of its flow.
+
+        The adapter looks a flow up before the breaker is asked. Where Flowise was away since this worker
+        began, that would fail again and again, after long waits, and no breaker would hear of it: so the
+        first look-ups are the breaker's to count and to stop.
+
+        Raises as :meth:`known`, and :class:`~genops_ctx.core.errors.CircuitOpen`.
+        """
+        if self._found is not None:
+            return (await self.known())[0].id
+        clock, breaker = get_runtime().clock, self.breaker
+        permit = await asyncio.to_thread(breaker.enter, "", clock(), 2 * LOOK_SECONDS)
+        if isinstance(permit, CallRefused):
+            raise permit
+        failed: FlowiseError | None = None
+        try:
+            return (await self.known())[0].id
+        except (FlowiseConnectionError, FlowiseTimeoutError) as error:
+            failed = error
+            raise
+        except FlowiseError:
+            return self.settings.flow  # it answers: the call itself will tell
+        finally:
+            # A flow that was found is no chat that was answered: that counts neither way.
+            outcome = Outcome.CANCELLED if failed is None else Outcome.FAILED
+            await asyncio.to_thread(breaker.leave, permit, outcome, failed, clock())
+
+    async def _look(self) -> tuple[Flow, FlowDefinition | None]:
+        self._found = flow, definition = await known_flow(self.adapter, self.settings.flow)
         if not self.settings.model and definition is not None:
             models = [node.model for node in definition.model_nodes if node.role == "chat" and node.model]
             self._model = ", ".join(dict.fromkeys(models))
@@ -87,15 +144,20 @@ class Provider:
     async def model(self) -> str:
         """What is shown of its models: what is known by now, where Flowise does not say in time."""
         if not self.settings.model:
-            with suppress(GovernanceError, TimeoutError):
-                async with asyncio.timeout(MODEL_SECONDS):
-                    await self.known()
+            with suppress(GovernanceError):
+                await self.known(MODEL_SECONDS)
         return self._model
 
     async def state(self) -> ProviderState:
         """Asks the store; bounded, whatever hangs."""
         _, state = await asyncio.gather(self.model(), asyncio.to_thread(self._state))
         return replace(state, model=self._model)
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self.adapter.aclose()
 
     def _state(self) -> ProviderState:
         now = get_runtime().clock()
@@ -149,7 +211,7 @@ class Providers:
 
     async def close(self) -> None:
         for one in self._all:
-            await one.adapter.aclose()
+            await one.close()
 
 
 def _turn(settings: ProviderSettings) -> tuple[int, bool, int]:
@@ -172,6 +234,12 @@ def _provider(
     )
     adapter.api_key = api_key  # no other Flowise gets the one of the environment
     return Provider(settings, adapter, breaker)
+
+
+def _heard(looking: asyncio.Task[Any]) -> None:
+    """Its error is not missed where nobody waits for it any more."""
+    if not looking.cancelled():
+        looking.exception()
 
 
 def sharing() -> Sharing:

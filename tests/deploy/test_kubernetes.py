@@ -95,6 +95,9 @@ def test_ports_are_those_of_the_service() -> None:
     assert [port["targetPort"] for port in one_of("Service")["spec"]["ports"]] == ["http"]
     (way_in,) = one_of("NetworkPolicy")["spec"]["ingress"]
     assert [port["port"] for port in way_in["ports"]] == ["http"]
+    # Flowise sends the receivers what its runs used.
+    flowise = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "flowise"}}}
+    assert flowise in way_in["from"]
 
 
 def test_probes_ask_what_the_service_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ def test_it_goes_to_the_next_where_one_fails_until_its_breaker_is_open(
     # What never reached a Flowise cost nothing, and is no charge.
     booked = charges()
     assert len(booked) == len(flowise.model.calls) == 3
-    assert [charge.attempt for charge in booked] == [2, 2, 2]
+    assert ["failover_from:gone" in charge.flags for charge in booked] == [True] * 3
 
 
 def test_only_operators_reset_and_it_is_on_record(
@@ -129,6 +130,10 @@ def test_only_operators_reset_and_it_is_on_record(
     done = requests.post(path, headers=operator, timeout=10)
     assert done.status_code == 200
     assert done.json()["provider"]["circuit_state"] == "closed"
+    # This service's store is its own memory, and it says so.
+    assert done.json()["message"] == (
+        "The circuit breaker of provider 'gone' is closed, in this worker: they share no store."
+    )
     now = states(url, headers)["gone"]
     assert (now["circuit_state"], now["failure_count"], now["last_failure_time"]) == ("closed", 0, None)
     (event,) = get_runtime().books.ledger.audits("provider_reset")
@@ -244,14 +249,51 @@ def test_a_service_without_providers_says_so(
         {"max_tokens": 0},
         {"message": "hi", "temprature": 1},
         {"message": 5},
+        {"message": "\ud800"},
+        {"temperature": float("nan")},
+        {"temperature": "0.7"},
+        {"max_tokens": True},
+        {"max_tokens": -5},
+        {"max_tokens": 10**400},
     ],
 )
 def test_what_is_not_understood_is_not_sent(
     flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, body: dict[str, Any]
 ) -> None:
     url = serve(flowise.url, options=options(FIRST))
-    assert ask(url, client(), **body).status_code == 422
+    content = json.dumps({"message": "What is Python?", **body})
+    for way in WAYS:
+        for headers, status in ((client(), 422), ({}, 401)):
+            asked = {**headers, "Content-Type": "application/json"}
+            answer = requests.post(f"{url}/chat/{way}", data=content, headers=asked, timeout=30)
+            assert answer.status_code == status, answer.text
     assert flowise.model.calls == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nulls_are_as_if_left_out(
+    flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, way: str
+) -> None:
+    url = serve(flowise.url, options=options(FIRST))
+    nothing = {"system_message": None, "temperature": None, "max_tokens": None}
+    assert ask(url, client(), way, **nothing).status_code == 200
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_key_that_is_in_pages_sees_nothing_of_costs(
+    flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, way: str
+) -> None:
+    settings = Settings(budgets=(Budget("5/day"),))
+    url = serve(flowise.url, settings=settings, options=options({**FIRST, "timeout": 0.3}, SECOND))
+    page = client("page", origins=("https://www.example.com",))
+    well = ask(url, page, way)
+    flowise.hang_next()
+    flowise.fail_next(500)
+    failed = ask(url, page, way)
+    assert [well.status_code, failed.status_code] == [200, 502]
+    assert well.json()["cost"] is None
+    for answer in (well, failed):
+        assert [name for name in answer.headers if name.lower().startswith("x-genops-")] == []
 
 
 def test_a_cap_on_the_cost_is_not_passed_over_in_silence(
@@ -291,8 +333,12 @@ def test_another_flowise_never_gets_the_service_s_key(monkeypatch: pytest.Monkey
         ({"name": "a"}, "needs a flow"),
         ({"name": "a", "flow": " "}, "flow must be a flow's id or unique name"),
         ({"name": "a", "flow": "x", "priority": "high"}, "priority must be a whole number"),
-        ({"name": "a", "flow": "x", "failure_threshold": 0}, "failures must be from 1"),
+        (
+            {"name": "a", "flow": "x", "failure_threshold": 0},
+            "provider 'a': failure_threshold must be a whole number from 1",
+        ),
         ({"name": "a", "flow": "x", "recovery_timeout": 0}, "recovery_timeout must be"),
+        ({"name": "a", "flow": "x", "recovery_timeout": "60"}, "recovery_timeout must be a number"),
         ({"name": "a", "flow": "x", "cost": "much"}, "cost"),
         ({"name": "a", "flow": "x", "timeout": "long"}, "timeout must be a number"),
         ({"name": "a", "flow": "x", "instance": "nowhere"}, "no \\[\\[service.instance\\]\\] has that name"),

@@ -145,7 +145,8 @@ def test_what_one_worker_learns_of_a_provider_all_know(serve: NewService, flowis
     assert sent(flowise, "shaky") == before
 
     # Reset through the late one: closed in all, and used by all.
-    assert late.post(f"{service.url}/providers/first/reset", timeout=10).status_code == 200
+    reset = late.post(f"{service.url}/providers/first/reset", timeout=10)
+    assert reset.json()["message"].endswith("for all workers.")
     for served, client in [*((service, one) for one in others), (another, session)]:
         assert first(served, client)["circuit_state"] == "closed"
         assert first(served, client)["failure_count"] == 0
