@@ -215,9 +215,11 @@ class Corrections:
             if shown.request:
                 return self._attempts.get(shown.request)
             for session in shown.sessions:
-                holds = self._of_session.get(session, ())
-                fitting = [one for one in map(self._attempts.__getitem__, holds) if _fits(one, shown)]
+                attempts = [self._attempts[hold] for hold in self._of_session.get(session, ())]
+                fitting = [one for one in attempts if _fits(one, shown)]
                 if fitting:
+                    if session != shown.answer and any(_may_turn_out(one, shown) for one in attempts):
+                        return None  # such as the call that was made again after this one broke off
                     # In a session of several calls at about one time nobody can tell which it was.
                     return fitting[0] if len(fitting) == 1 else None
         return None
@@ -398,6 +400,16 @@ def _waits(attempt: Attempted) -> bool:
 def _fits(attempt: Attempted, shown: Shown) -> bool:
     if shown.answer and shown.answer != attempt.answer and (attempt.answer or attempt.ended_at is None):
         return False  # of another answer, or it will turn out once this one's came
+    return _is_of_then(attempt, shown)
+
+
+def _may_turn_out(attempt: Attempted, shown: Shown) -> bool:
+    """Its answer, which has not come yet, may be the one."""
+    awaited = bool(shown.answer) and not attempt.answer and attempt.ended_at is None
+    return awaited and _is_of_then(attempt, shown)
+
+
+def _is_of_then(attempt: Attempted, shown: Shown) -> bool:
     if shown.flow and attempt.flow and shown.flow.lower() != attempt.flow.lower():
         return False
     at = shown.started_at

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -18,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.records import Charge
-from ..corrections import Attempted, Corrections
+from ..corrections import SKEW_SECONDS, Attempted, Corrections
 from . import entries
 from .exports import Exports
 
@@ -44,6 +45,8 @@ KEPT_ENTRIES = 500_000
 
 LATE_SECONDS = 60.0
 """For so long an entry is waited for whose number was left out: its writer may be about to commit."""
+LOOKED_FOR = 1_000
+"""Numbers left out before an entry that are looked for. Before the first are all that were dropped."""
 
 
 class Collector:
@@ -143,6 +146,8 @@ class _Reading:
         self._last = 0
         self._missing: dict[int, float] = {}
         """numbers that were left out, and since when"""
+        self._untold: list[tuple[str, bool]] = []
+        """what was corrected and the log did not take yet"""
 
     def read_on(self, leads: Callable[[], bool]) -> None:
         """Read what is new, and correct by it, for as long as ``leads`` says so."""
@@ -155,11 +160,12 @@ class _Reading:
             if not page or not leads():
                 break
         self._exports.look()
-        corrections = self._corrections
-        for corrected in corrections.correct_what_is_new():
-            if corrected:
-                said = [(entries.CORRECTED, entries.corrected_text(*one)) for one in corrected]
+        for corrected in self._corrections.correct_what_is_new():
+            self._untold += corrected
+            if self._untold:
+                said = [(entries.CORRECTED, entries.corrected_text(*one)) for one in self._untold]
                 self._log.add(self._clock(), said)
+                self._untold = []
             if not leads():
                 return
 
@@ -168,8 +174,10 @@ class _Reading:
         for entry in late:
             self._missing.pop(entry.number, None)
         for entry in page:
-            if self._last:
-                self._missing.update(dict.fromkeys(range(self._last + 1, entry.number), now))
+            if not self._last and entry.number > 1:
+                self._corrections.known_since = entry.at + SKEW_SECONDS
+            lowest = max(self._last + 1, entry.number - LOOKED_FOR)
+            self._missing.update(dict.fromkeys(range(lowest, entry.number), now))
             self._last = entry.number
         for number in [one for one, since in self._missing.items() if now - since > LATE_SECONDS]:
             del self._missing[number]
@@ -192,7 +200,7 @@ class _Reading:
         elif kind == entries.LANGFUSE:
             self._exports.langfuse(json.loads(content))
         elif kind == entries.OTLP:
-            self._exports.otlp(entries.spans_of(content), entry.at)
+            self._exports.otlp(entries.spans_of(content))
         elif kind == entries.INTERRUPTED:
             self._exports.listening_again(json.loads(content))
 
@@ -208,6 +216,8 @@ class _Collected(Corrections):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self.known_since = -math.inf
+        """what was written before is dropped, so that calls begun before are not known whole"""
         self._new: dict[str, Attempted] = {}
         self._changed: dict[str, bool] = {}
         self._looks: dict[str, tuple[float, float]] = {}
@@ -221,14 +231,14 @@ class _Collected(Corrections):
         if attempt is None:
             self.expect(one.hold, None, one.sessions, one.started_at, one.flow)
             return
-        attempt.started_at, attempt.flow = min(attempt.started_at, one.started_at), one.flow
+        attempt.started_at, attempt.flow = one.started_at, one.flow
         for session in one.sessions:
             self.know(one.hold, session, answer=False)
 
     def ended(self, end: entries.Ended) -> None:
         """An attempt has ended, in whichever process."""
         if end.hold not in self._attempts:
-            self.expect(end.hold, None, end.sessions, end.ended_at)
+            self.expect(end.hold, None, end.sessions, -math.inf)  # that is told still, or was dropped
         for session in end.sessions:
             self.know(end.hold, session, answer=session == end.answer)
         attempt = self._attempts[end.hold]
@@ -273,6 +283,13 @@ class _Collected(Corrections):
     def _take_changed(self) -> list[tuple[str, bool]]:
         changed, self._changed = list(self._changed.items()), {}
         return changed
+
+    def _correct(self, attempt: Attempted, *, final: bool = False) -> None:
+        if attempt.started_at < self.known_since:
+            # Who led then has corrected it by all that there was; the rest of that must not say otherwise.
+            attempt.news = False
+        else:
+            super()._correct(attempt, final=final)
 
     def _noted(self, attempt: Attempted) -> None:
         self._new[attempt.hold] = attempt

@@ -61,10 +61,9 @@ class Exports:
         except Exception:
             log.exception("a Langfuse batch could not be read; the estimates stand")
 
-    def otlp(self, spans: Sequence[Span], at: float | None = None) -> None:
-        """``at``: when it came, by this object's clock; now unless given."""
+    def otlp(self, spans: Sequence[Span]) -> None:
         with self._lock:
-            self._runs.feed(spans, self._clock() if at is None else at)
+            self._runs.feed(spans, self._clock())
 
     def look(self) -> bool:
         try:

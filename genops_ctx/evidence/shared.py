@@ -168,9 +168,10 @@ class SharedCorrections(Corrections):
 
     def _look(self) -> None:
         while self._unsaid:
-            at, kind, content = self._unsaid[0]
-            self.log.add(at, [(kind, content)])
-            self._unsaid.popleft()
+            said = self._unsaid[0]
+            self.log.add(said[0], [said[1:]])
+            if self._unsaid and self._unsaid[0] is said:  # else it was pushed out meanwhile
+                self._unsaid.popleft()
         if not self._sent:
             return
         if self._last is None:

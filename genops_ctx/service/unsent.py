@@ -34,7 +34,8 @@ class Unsent:
     """What one worker has to count. Nothing is lost while the ledger is away, only with the worker."""
 
     def __init__(self) -> None:
-        self._writer = secrets.token_hex(8)
+        self._writer = ""
+        """made up with the first batch: a server may fork its workers after this was made"""
         self._number = 0
         self._waiting: Counter[tuple[Labels, Slot]] = Counter()
         self._doubtful: Batch | None = None
@@ -79,6 +80,7 @@ class Unsent:
 
     def _taken(self) -> Batch:
         """All that waits, under a number of its own: written twice, it is counted once."""
+        self._writer = self._writer or secrets.token_hex(8)
         self._number += 1
         added = {key: Counts(requests=number) for key, number in self._waiting.items()}
         self._waiting.clear()

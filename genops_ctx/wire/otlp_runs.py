@@ -42,6 +42,8 @@ class _Run:
     """0 while it runs"""
     nodes: list[Span] = field(default_factory=list)
     told: bool = False
+    calls: tuple[ModelCall, ...] | None = None
+    """what was told last"""
     interrupted: bool = False
     """nobody listened for a while of it, so that spans of it may be lost: each is sent once"""
 
@@ -67,9 +69,11 @@ class OtlpRuns:
         return any(not run.told for run in self._runs.values())
 
     def feed(self, spans: Iterable[Span], now: float) -> None:
-        """Take note of spans."""
+        """Take note of spans. One that comes late has the runs that it may belong to told again."""
         for span in spans:
             if span.exact:
+                if span.id not in self._calls:
+                    self._reopen(span)
                 self._calls[span.id] = now, span
             else:
                 self._note(span, now)
@@ -85,7 +89,7 @@ class OtlpRuns:
             run.interrupted = run.interrupted or not run.told
 
     def shown(self, now: float) -> list[Shown]:
-        """The runs that are over and whose calls can be told from those of others; each once."""
+        """The runs that are over and whose calls can be told from those of others; each once as it is."""
         found = []
         for trace, run in self._runs.items():
             if run.told or not run.session or not run.settled(now):
@@ -95,19 +99,27 @@ class OtlpRuns:
                 run.told = True
                 if run.interrupted or run.start < self._deaf_until:
                     calls = (*calls, ModelCall(f"otlp:{trace}"))
+                if calls == run.calls:
+                    continue
+                run.calls = calls
                 evidence = Evidence(f"otlp:{trace}", calls, complete=True)
                 found.append(Shown(evidence, "", (run.session,), run.start / 1e9))
         return found
 
     def _note(self, span: Span, now: float) -> None:
         run = self._runs.setdefault(span.trace, _Run(now))
-        run.seen_at = now
+        run.seen_at, run.told = now, False
         if not span.parent:
             run.session, run.start = span.session, span.start
         elif span.kind == "CHAIN":
             run.end = max(run.end, span.end)
         else:
             run.nodes.append(span)
+
+    def _reopen(self, call: Span) -> None:
+        for run in self._runs.values():
+            if run.told and call.call is not None and run.may_hold(call):
+                run.told = False
 
     def _calls_of(self, run: _Run, now: float) -> tuple[ModelCall, ...] | None:
         """None where a run that may have made one of the calls is not over."""

@@ -102,6 +102,21 @@ def known(found: Shown) -> list[tuple[int, int] | None]:
     ]
 
 
+def test_a_call_that_comes_after_its_run_was_told_has_it_told_again() -> None:
+    """Each export goes its own way, and one may take a second longer than another."""
+    runs = OtlpRuns()
+    runs.feed(spans_of_json(export(call("c", 10, 15), *run("r", "chat-1", 0, 30))), now=100.0)
+    (first,) = runs.shown(now=101.5)
+    assert known(first) == [(7, 5)]
+    late = spans_of_json(export(call("d", 16, 20, tokens=(3, 2))))
+    runs.feed(late, now=102.0)
+    (second,) = runs.shown(now=102.1)
+    assert second.evidence.id == first.evidence.id
+    assert known(second) == [(7, 5), (3, 2)]
+    runs.feed([*late, *spans_of_json(export(call("e", 40, 50)))], now=102.2)
+    assert runs.shown(now=104.0) == []  # nothing new of it
+
+
 def test_a_call_is_told_of_the_run_that_read_the_same() -> None:
     (found,) = shown(call("c", 10, 20), *run("r", "chat-1", 0, 30))
     assert (found.sessions, found.request) == (("chat-1",), "")

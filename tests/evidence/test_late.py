@@ -1,0 +1,167 @@
+"""What comes late, or is gone by the time that another reads: no call is corrected by a part of the story."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genops_ctx import governance_context
+from genops_ctx.core.errors import StoreError
+from genops_ctx.core.evidence import Evidence, ModelCall, Shown
+from genops_ctx.core.outcomes import Outcome
+from genops_ctx.core.records import Exactness
+from genops_ctx.evidence import entries
+from genops_ctx.wire.otlp import spans_of_json
+from tests.ledger.postgres_server import PostgresServer
+from tests.test_corrections import Clock, in_accounts, in_ledger, proof
+from tests.wire.test_otlp import call, export, run
+
+from .test_log import clock_of, last_usage, processes
+from .test_shared import Process
+
+__all__ = ["processes"]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def start(path: Path, clock: Clock, number: int) -> list[Process]:
+    url = f"sqlite:///{path}/books.sqlite3"
+    return [Process(url, url, clock) for _ in range(number)]
+
+
+def test_spans_that_the_ledger_had_after_the_end_of_their_run_are_booked(processes: list[Process]) -> None:
+    """It was away: each worker writes what it has kept when it finds it again, one after the other."""
+    leader = processes[0]
+    clock = clock_of(leader)
+    leader.answer(leader.send("chat"))
+    came = clock()
+    clock.now += 10
+    log = leader.corrections.log
+
+    def write(*groups: dict[str, object]) -> None:
+        log.add(came, [(entries.OTLP, entries.spans_text(spans_of_json(export(*groups)), "k"))])
+
+    write(
+        *run("r", "chat", 51, 90, read="the summary"), call("d", 62, 80, read="the summary", tokens=(22, 8))
+    )
+    leader.collect()
+    clock.now += 0.9
+    leader.collect()
+    assert last_usage(leader)[0] is Exactness.ESTIMATED  # as long after it was read as after it came
+    for _ in range(3):
+        clock.now += 1
+        leader.collect()
+    assert last_usage(leader) == (Exactness.EXACT, [(22, 8)])
+    write(call("c", 55, 60, wrote="the summary", tokens=(73, 25)))
+    for _ in range(3):
+        clock.now += 1
+        leader.collect()
+    assert last_usage(leader) == (Exactness.EXACT, [(22, 8), (73, 25)])
+    assert in_accounts(leader.runtime) == sum(in_ledger(leader.runtime)) == 10 * (73 + 25 + 22 + 8)
+
+
+def test_a_call_that_broke_off_does_not_take_what_the_next_in_its_chat_used(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The id of the next one's answer comes with that: until then it may be whose evidence it is."""
+    one, other, leader = start(tmp_path, clock, 3)
+    one.answer(one.send("chat"), Outcome.ABANDONED)
+    clock.now += 10
+    again = other.send("chat")
+    leader.corrections.take(Shown(proof(7, "gateway:m2"), "", ("m2", "chat"), clock.now, "m2"))
+    for _ in range(5):
+        leader.collect()
+        clock.now += 1
+    assert in_ledger(one.runtime) == [1000]
+    other.corrections.know(again.admitted.hold, "m2")
+    charge = other.answer(again)
+    leader.collect()
+    assert in_ledger(one.runtime) == [1000, 1000, -930]
+    assert list(one.runtime.books.ledger.charges())[-1].adjustment_of == charge.id
+    # what Flowise went on to do for the one that broke off is its own
+    leader.corrections.take(Shown(proof(5, "gateway:m1"), "", ("m1", "chat"), clock.now - 14, "m1"))
+    for _ in range(3):
+        leader.collect()
+        clock.now += 1
+    assert in_ledger(one.runtime) == [1000, 1000, -930, -950]
+
+
+def test_who_leads_later_corrects_nothing_by_the_rest_of_what_was_dropped(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """A call of unknown use kept the charge at its estimate; its entry is older than an hour."""
+    caller, leader, later = start(tmp_path, clock, 3)
+    attempt = caller.send("chat")
+    hidden = Evidence("langfuse:t", (ModelCall("langfuse:h"),))
+    leader.corrections.take(Shown(hidden, request=attempt.admitted.hold))
+    leader.collect()
+    clock.now += 50
+    charge = caller.answer(attempt)
+    leader.corrections.take(Shown(proof(7, "langfuse:t"), request=charge.id))
+    leader.collect()
+    assert sum(in_ledger(caller.runtime)) == 1000
+    clock.now += 3580
+    leader.collect()
+    kinds = [entry.kind for entry in leader.corrections.log.after(0)]
+    assert kinds[:2] == ["ended", "shown"]
+    leader.corrections.log.resign(str(leader.corrections.collector._who))
+    for _ in range(3):
+        assert later.collect()
+        clock.now += 1
+    assert sum(in_ledger(caller.runtime)) == in_accounts(caller.runtime) == 1000
+    charge = caller.answer(caller.send())  # what begins from then on is corrected as ever
+    later.corrections.take(Shown(proof(7, "langfuse:u"), request=charge.id))
+    later.collect()
+    assert in_ledger(caller.runtime)[-2:] == [1000, -930]
+
+
+def test_a_number_before_the_first_that_is_seen_may_come_late_too(
+    postgres_server: PostgresServer, tmp_path: Path, clock: Clock
+) -> None:
+    import psycopg
+
+    url = postgres_server.new_database()
+    caller, leader = (Process(url, f"sqlite:///{tmp_path}/store.sqlite3", clock) for _ in range(2))
+    charge = caller.answer(caller.send())
+    with psycopg.connect(url) as slow:
+        slow.execute("DELETE FROM genops.evidence_log")
+        slow.commit()
+        slow.execute(
+            "INSERT INTO genops.evidence_log (at, kind, content) VALUES (%s, %s, %s)",
+            (clock.now, entries.SHOWN, entries.shown_text(Shown(proof(5), request=charge.id))),
+        )
+        caller.corrections.log.add(clock.now - 100, [("of a later version", "1")])
+        leader.collect()
+    leader.collect()
+    assert in_ledger(caller.runtime) == [1000, -950]
+    for process in (caller, leader):
+        process.close()
+
+
+def test_word_of_a_correction_is_said_again_where_the_log_did_not_take_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, leader = start(tmp_path, clock, 2)
+    with governance_context("a") as context:
+        charge = caller.answer(caller.send())
+    caller.corrections.tidy()
+    leader.corrections.take(Shown(proof(7), request=charge.id))
+    log, add = leader.corrections.log, leader.corrections.log.add
+
+    def full(at: float, said: list[tuple[str, str]]) -> None:
+        if any(kind == entries.CORRECTED for kind, _ in said):
+            raise StoreError("no disk")
+        add(at, said)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(log, "add", full)
+        with pytest.raises(StoreError):
+            leader.collect()
+    assert in_ledger(caller.runtime) == [1000, -930]
+    leader.collect()
+    caller.corrections.tidy()
+    assert context.pending == ()
