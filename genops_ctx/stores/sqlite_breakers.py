@@ -13,6 +13,10 @@ from .permit_ids import permit_id
 
 __all__ = ["SQLiteBreakers"]
 
+KNOWN_BEFORE = 8
+"""Fields of a circuit that stand in its text; versions that do not know of counts read exactly those."""
+_CIRCUITS = "SELECT name, circuit, failures, last_failure FROM circuits LEFT JOIN circuit_counts USING (name)"
+
 
 class SQLiteBreakers:
     """A :class:`~genops_ctx.core.resilience_ports.BreakerStore` in a SQLite file."""
@@ -51,12 +55,12 @@ class SQLiteBreakers:
         return self._change(name, lambda circuit: rule_of.record(circuit, rule, permit, outcome, at))
 
     def look(self, name: str) -> Circuit:
-        rows = self._transactions.read("SELECT circuit FROM circuits WHERE name = ?", (name,))
-        return _circuit(rows[0][0]) if rows else NEW_CIRCUIT
+        rows = self._transactions.read(f"{_CIRCUITS} WHERE name = ?", (name,))
+        return _circuit(*rows[0][1:]) if rows else NEW_CIRCUIT
 
     def circuits(self) -> Mapping[str, Circuit]:
-        rows = self._transactions.read("SELECT name, circuit FROM circuits WHERE version > 0")
-        return {name: _circuit(text) for name, text in rows}
+        rows = self._transactions.read(f"{_CIRCUITS} WHERE version > 0")
+        return {name: _circuit(*kept) for name, *kept in rows}
 
     def reset(self, name: str, now: float) -> Circuit:
         return self._change(name, lambda circuit: rule_of.reset(circuit, round(now * MICROS)))
@@ -74,18 +78,19 @@ class SQLiteBreakers:
 
 
 def _find(connection: sqlite3.Connection, name: str) -> Circuit:
-    row = connection.execute("SELECT circuit FROM circuits WHERE name = ?", (name,)).fetchone()
-    return _circuit(row[0]) if row else NEW_CIRCUIT
+    row = connection.execute(f"{_CIRCUITS} WHERE name = ?", (name,)).fetchone()
+    return _circuit(*row[1:]) if row else NEW_CIRCUIT
 
 
 def _keep(connection: sqlite3.Connection, name: str, circuit: Circuit) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO circuits VALUES (?, ?, ?)", (name, circuit.version, json.dumps(circuit))
-    )
+    text = json.dumps(circuit[:KNOWN_BEFORE])
+    connection.execute("INSERT OR REPLACE INTO circuits VALUES (?, ?, ?)", (name, circuit.version, text))
+    counts = (name, circuit.failures, circuit.last_failure)
+    connection.execute("INSERT OR REPLACE INTO circuit_counts VALUES (?, ?, ?)", counts)
 
 
-def _circuit(text: str) -> Circuit:
-    state, version, since, forced, streak, parts, permits, *counts = json.loads(text)
+def _circuit(text: str, failures: int | None, last_failure: int | None) -> Circuit:
+    state, version, since, forced, streak, parts, permits, passed = json.loads(text)
     return Circuit(
         CircuitState(state),
         version,
@@ -94,5 +99,7 @@ def _circuit(text: str) -> Circuit:
         tuple(streak),
         tuple((number, calls, failures) for number, calls, failures in parts),
         tuple((name, until) for name, until in permits),
-        *counts,
+        passed,
+        failures or 0,
+        last_failure or 0,
     )

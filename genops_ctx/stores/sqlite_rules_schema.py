@@ -47,4 +47,18 @@ def _circuits_buckets_entries(connection: sqlite3.Connection) -> None:
         connection.execute(table)
 
 
-MIGRATIONS = (_circuits_buckets_entries,)
+def _counts(connection: sqlite3.Connection) -> None:
+    """Version 2: how often circuits have failed, and when last.
+
+    A table of its own, and a trigger that empties it: processes of the version before may still be at
+    work in the file, and know circuits without.
+    """
+    connection.execute(
+        "CREATE TABLE circuit_counts "
+        "(name TEXT PRIMARY KEY, failures INTEGER NOT NULL, last_failure INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    gone = "BEGIN DELETE FROM circuit_counts WHERE name = NEW.name; END"
+    connection.execute(f"CREATE TRIGGER circuit_kept AFTER INSERT ON circuits {gone}")
+
+
+MIGRATIONS = (_circuits_buckets_entries, _counts)

@@ -6,6 +6,7 @@ The scripts beside this file are those of the version that did not know of draws
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -18,11 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genops_ctx.core.accounts import Account, Reserve
+from genops_ctx.core.breaker import BreakerRule, Outcome, Permit
 from genops_ctx.core.ports import Held
+from genops_ctx.core.resilience_ports import BreakerStore
 from genops_ctx.stores import redis_session
 from genops_ctx.stores.redis import RedisStore
+from genops_ctx.stores.redis_breakers import RedisBreakers
+from genops_ctx.stores.redis_rules import RedisRules
 from genops_ctx.stores.redis_scripts import Script
 from genops_ctx.stores.sqlite import SQLiteStore
+from genops_ctx.stores.sqlite_resilience import SQLiteResilience
 from tests.strategies import watch
 
 from .redis_server import RedisServer
@@ -197,4 +203,44 @@ def test_a_process_that_has_the_file_open_goes_on_after_it_was_brought_up(tmp_pa
     other.execute("DELETE FROM store_holds WHERE id = 'inside#1'")
     assert other.execute("SELECT count(*) FROM store_draws").fetchone() == (0,)
     other.close()
+    store.close()
+
+
+# -- breakers ------------------------------------------------------------------------------------
+
+RULE = BreakerRule(failures=2)
+
+
+def fail_twice(breakers: BreakerStore) -> None:
+    for at in (1.0, 2.0):
+        permit = breakers.admit("a", RULE, at)
+        assert isinstance(permit, Permit)
+        breakers.record("a", RULE, permit, Outcome.FAILURE, at)
+
+
+def test_a_breaker_in_redis_is_one_for_the_version_that_knows_of_no_counts(server: RedisServer) -> None:
+    rules = RedisRules(server.url, namespace=f"versions{next(_names)}", command_timeout=5.0, clock="caller")
+    breakers = RedisBreakers(rules)
+    fail_twice(breakers)
+    assert (breakers.look("a").state, breakers.look("a").failures) == ("open", 2)
+    key = rules.key("breaker", "a")
+    before = 'local circuit = cmsgpack.unpack(redis.call("GET", KEYS[1])) '
+    size = server.cli("EVAL", f"{before} return #circuit", "1", key)
+    assert size.strip() == ":8", "it reads just so many"
+    server.cli("EVAL", f'{before} redis.call("SET", KEYS[1], cmsgpack.pack(circuit))', "1", key)
+    assert (breakers.look("a").state, breakers.look("a").failures) == ("open", 0)
+    rules.close()
+
+
+def test_a_breaker_in_a_file_is_one_for_the_version_that_knows_of_no_counts(tmp_path: Path) -> None:
+    store = SQLiteResilience(tmp_path / "store.db")
+    fail_twice(store.breakers)
+    assert (store.breakers.look("a").state, store.breakers.look("a").failures) == ("open", 2)
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    name, version, text = other.execute("SELECT * FROM circuits").fetchone()
+    assert len(json.loads(text)) == 8, "it reads just so many"
+    other.execute("INSERT OR REPLACE INTO circuits VALUES (?, ?, ?)", (name, version, text))
+    other.close()
+    assert (store.breakers.look("a").state, store.breakers.look("a").failures) == ("open", 0)
+    assert store.breakers.reset("a", 3.0).state == "closed"
     store.close()

@@ -1,16 +1,21 @@
 -- KEYS 1 circuit, 2 index of those that ever changed. ARGV 3 channel, 4 start of the event, 5 name
--- A circuit is kept as a list of these fields; see core/breaker.py.
+-- A circuit is kept as a list of these fields; see core/breaker.py. Behind that list stands a second one, of
+-- the last two: versions that do not know of counts read the first list only.
 local STATE, VERSION, SINCE, FORCED, STREAK, PARTS, PERMITS, PASSED = 1, 2, 3, 4, 5, 6, 7, 8
 local FAILURES, LAST_FAILURE = 9, 10
 local WEEK = 604800000
 local before = redis.call("GET", KEYS[1])
-local circuit = before and cmsgpack.unpack(before) or {"closed", 0, 0, 0, {}, {}, {}, 0, 0, 0}
--- One that an earlier release has kept has no count.
-circuit[FAILURES], circuit[LAST_FAILURE] = circuit[FAILURES] or 0, circuit[LAST_FAILURE] or 0
+local circuit, counts = {"closed", 0, 0, 0, {}, {}, {}, 0}, nil
+if before then
+  circuit, counts = cmsgpack.unpack(before)
+end
+counts = counts or {0, 0}
+circuit[FAILURES], circuit[LAST_FAILURE] = counts[1], counts[2]
 
 local function keep()
   local forced = circuit[FORCED] == 1
-  redis.call("SET", KEYS[1], cmsgpack.pack(circuit))
+  local known, counts = {unpack(circuit, 1, PASSED)}, {circuit[FAILURES], circuit[LAST_FAILURE]}
+  redis.call("SET", KEYS[1], cmsgpack.pack(known, counts))
   if not forced then
     redis.call("PEXPIRE", KEYS[1], WEEK)
   end
