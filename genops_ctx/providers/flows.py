@@ -93,6 +93,9 @@ class FlowDirectory:
         with self._lock:
             kept = self._definitions.get(flow_id)
         if kept is None or kept[0] <= now:
+            if kept is not None and isinstance(kept[1], FlowDefinition):
+                with self._lock:  # one asks; where Flowise hangs, nobody else waits for that
+                    self._definitions[flow_id] = (now + ERROR_SECONDS, kept[1])
             found = yield from self._fetch(flow_id, base_url, limits)
             lasts = DEFINITION_SECONDS if isinstance(found, FlowDefinition) else ERROR_SECONDS
             if kept is not None and isinstance(kept[1], FlowDefinition) and _says_nothing(found):
@@ -146,6 +149,9 @@ class FlowDirectory:
             kept = self._list
         if kept is not None and kept[0] > now and not fresh:
             return kept[1]
+        if kept is not None and not fresh:
+            with self._lock:  # as of a definition
+                self._list = (now + ERROR_SECONDS, kept[1])
         what = f"looking up flows by name at {base_url}"
         try:
             raw = yield Fetch("GET", "/api/v1/chatflows", _bounded(limits), what)
@@ -157,8 +163,6 @@ class FlowDirectory:
         except FlowiseError as error:
             if kept is None or fresh or not _says_nothing(error):
                 raise
-            with self._lock:
-                self._list = (now + ERROR_SECONDS, kept[1])
             return kept[1]
         flows = parse_flow_list(raw)
         with self._lock:

@@ -135,7 +135,16 @@ class Provider:
             await asyncio.to_thread(breaker.leave, permit, outcome, failed, clock())
 
     async def _look(self) -> tuple[Flow, FlowDefinition | None]:
-        self._found = flow, definition = await known_flow(self.adapter, self.settings.flow)
+        before = self._found
+        looks = [known_flow(self.adapter, self.settings.flow)]
+        if before is not None and before[0].id != self.settings.flow:
+            # What the flow takes is asked for beside what its name means, not after it: a call that finds
+            # either out of date would ask itself, and wait as long as Flowise hangs.
+            looks.append(known_flow(self.adapter, before[0].id))
+        looked = (await asyncio.gather(*looks, return_exceptions=True))[0]
+        if isinstance(looked, BaseException):
+            raise looked
+        self._found = flow, definition = looked
         if not self.settings.model and definition is not None:
             models = [node.model for node in definition.model_nodes if node.role == "chat" and node.model]
             self._model = ", ".join(dict.fromkeys(models))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import requests
 
+from genops_ctx.providers import flows
 from genops_ctx.providers.flows import forget_directories
 from genops_ctx.service import health, providers
 from genops_ctx.service.configuration import ServiceSettings
@@ -117,6 +119,24 @@ def test_it_is_asked_again_once_it_is_back(
     assert chat(url, headers, way).status_code == 200
     (state,) = requests.get(f"{url}/providers", headers=headers, timeout=9).json()["providers"]
     assert (state["circuit_state"], state["failure_count"]) == ("closed", 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_it_hangs_later_no_chat_waits_for_what_is_known_of_its_flow(
+    monkeypatch: pytest.MonkeyPatch, flowise: FlowiseStandIn, serve: Serve, client: NewClient, way: str
+) -> None:
+    monkeypatch.setattr(flows, "DEFINITION_SECONDS", 0.2)
+    monkeypatch.setattr(flows, "LIST_SECONDS", 0.2)
+    url, headers = serve(flowise.url, options=ServiceSettings.of({"provider": [FIRST]})), client()
+    assert chat(url, headers, way).status_code == 200
+    time.sleep(0.3)
+    for _ in range(9):
+        flowise.hang_next(on="/chatflows")
+    begun = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: chat(url, headers, way).status_code, range(8)))
+    assert answers == [200] * 8
+    assert time.monotonic() - begun < 8  # and not 15 s, which one look-up may take
 
 
 @pytest.mark.parametrize("way", WAYS)
