@@ -56,8 +56,8 @@ class Terms(NamedTuple):
     key: str | None = None
     """its idempotency key"""
     at_most: int | None = None
-    """nano-dollars that it may cost, said by somebody who may lie: it can forbid the call and set more aside
-    for it, never less than a call of its flow is likely to cost"""
+    """nano-dollars that it may cost, said by somebody who may lie: it can forbid the call, and changes
+    nothing of what is set aside. Less would pass a budget; more could take a shared one from the others."""
     guarded_by: Resilience | None = None
     """rate limits and breakers"""
     deadline: float = DEADLINE
@@ -173,7 +173,8 @@ class Governor(GenOpsFlowiseAdapter):
             if definition is not None and definition.name:
                 named = named._replace(name=definition.name)
         changed = None
-        if asked.route == "evaluation" and fields and not asked.stream and not is_agentflow(definition):
+        evaluated = asked.route == "evaluation" and not asked.stream and not is_agentflow(definition)
+        if evaluated and fields and not isinstance(fields, FormFields):
             changed = {**fields, "evaluation": True, "evaluationRunId": str(uuid.uuid4())}
         content = None if changed is None else dump(changed)
         given = asked.body.get("overrideConfig")
@@ -187,8 +188,7 @@ class Governor(GenOpsFlowiseAdapter):
             defaults = {**defaults, **_attributed(session)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
         if terms.at_most is not None:
-            max_nanos = self._allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
-            asked = replace(asked, max_nanos=max_nanos)
+            self._check_allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
         try:
             attempt = yield from self._opened(
                 runtime,
@@ -241,7 +241,7 @@ class Governor(GenOpsFlowiseAdapter):
         known = upsert_forecast(definition, texts, runtime.prices, runtime.clock())
         likely = None if overridden else known.estimate
         if likely is not None and terms.at_most is not None:
-            likely = _within(named, likely, terms.at_most)
+            _check_within(named, likely, terms.at_most)
         asked = replace(
             asked_of({}, "estimate"), key=terms.key, guarded_by=terms.guarded_by, max_nanos=likely
         )
@@ -258,22 +258,18 @@ class Governor(GenOpsFlowiseAdapter):
         )
         return UpsertMeter(attempt, None if overridden else definition)
 
-    def _allowed(
+    def _check_allowed(
         self, runtime: Runtime, prediction: Prediction, asked: Asked, at_most: int, *, bounded: bool
-    ) -> int | None:
-        """What to set aside where the caller says what the call may cost; None where nothing is known of it.
-
-        Raises :class:`AboveMaximum`.
-        """
+    ) -> None:
+        """Raises :class:`AboveMaximum` for a call that is likely to cost more than its caller allows."""
         known = runtime.forecast(
             prediction.flow.name, lambda: self._expected(runtime, prediction, asked, bounded=bounded)
         )
         likely = known.typical if known.typical is not None else known.estimate
         if known.ceiling is not None and (likely is None or known.ceiling < likely):
             likely = known.ceiling
-        if likely is None or known.unpriced:
-            return None
-        return _within(prediction.flow, likely, at_most)
+        if likely is not None and not known.unpriced:
+            _check_within(prediction.flow, likely, at_most)
 
     def knows(self, flow: str) -> bool:
         """Whether Flowise has told of a flow with this id lately; nothing is asked."""
@@ -286,14 +282,12 @@ class Governor(GenOpsFlowiseAdapter):
         return self._fixed[1]
 
 
-def _within(flow: Flow, likely: int, at_most: int) -> int:
-    """What the caller allows, where that is enough. Raises :class:`AboveMaximum`."""
+def _check_within(flow: Flow, likely: int, at_most: int) -> None:
     if likely > at_most:
         raise AboveMaximum(
             f"a call of flow {flow.name!r} is likely to cost {format_dollars(likely)}, and its caller "
             f"allows {format_dollars(at_most)}: nothing was sent"
         )
-    return at_most
 
 
 _UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}

@@ -70,12 +70,22 @@ def parts_of(body: bytes, content_type: str) -> list[bytes]:
 
 def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
     fields = FormFields()
+    uploads = []
     for name, head, content in _named_parts(body, content_type):
-        if head.get_filename() is not None:
-            fields.setdefault("uploads", []).append({"mime": head.get_content_type()})
+        if _is_file(head):
+            uploads.append({"mime": head.get_content_type()})
         else:
             fields[name] = _value(content.decode("utf-8", "replace"))
+    if uploads:
+        # With files, Flowise takes all fields for overrides, and no others.
+        fields["overrideConfig"] = dict(fields)
+        fields["uploads"] = uploads
     return fields
+
+
+def _is_file(head: Message) -> bool:
+    """As Flowise's reader sees it."""
+    return head.get_filename() is not None or head.get_content_type() == "application/octet-stream"
 
 
 def _named_parts(body: bytes, content_type: str) -> Iterator[tuple[str, Message, bytes]]:
@@ -96,7 +106,7 @@ def files_of(body: bytes, content_type: str) -> tuple[str, ...] | None:
         return ()
     texts = []
     for _, head, content in _named_parts(body, content_type):
-        if head.get_filename() is not None:
+        if _is_file(head):
             kind = head.get_content_type()
             if not (kind.startswith("text/") or kind == "application/json"):
                 return None

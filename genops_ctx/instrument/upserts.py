@@ -100,12 +100,15 @@ _UNBILLED = Line(
 def texts_of(fields: Mapping[str, Any], files: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The texts of a request that may be embedded; None where it has none, or some that are not known.
 
-    Without any in the request, the flow's own document loaders are at work.
+    Without a ``text`` or files in the request, the flow's own document loaders are at work, whatever else
+    it overrides.
     """
     given = fields.get("overrideConfig")
-    values = {**fields, **(given if isinstance(given, dict) else {})}.values()
-    found = tuple(value for value in values if isinstance(value, str))
-    return None if files is None or not (found or files) else (*found, *files)
+    override = given if isinstance(given, dict) else {}
+    told = files or (isinstance(override.get("text"), str) and override["text"])
+    if files is None or not told:
+        return None
+    return (*(value for value in override.values() if isinstance(value, str)), *files)
 
 
 def upsert_forecast(

@@ -87,11 +87,12 @@ def with_usage(answer: Answer, charges: list[Charge]) -> Answer:
     """A JSON object with ``usage`` in it; anything else as it is."""
     try:
         value = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return answer
     if not isinstance(value, dict) or "usage" in value:
         return answer
-    content = json.dumps({**value, "usage": usage_of(charges)}, ensure_ascii=False).encode()
+    # In ASCII: a model's answer may end within an emoji, and half of one has no other form.
+    content = json.dumps({**value, "usage": usage_of(charges)}).encode()
     return answer._replace(content=content)
 
 
@@ -104,20 +105,27 @@ async def passed(opened: Streaming, earlier: list[Charge], *, usage: bool) -> As
     With ``usage`` an event of that name follows Flowise's last one.
     """
     reply, meter = opened.reply, opened.meter
+    end = b"\n\n"
     try:
         async for chunk in reply.content.iter_any():
             meter.feed(chunk)
+            end = (end + chunk)[-2:]
             yield chunk
         meter.end()
         if usage:
             charges = [*earlier, *filter(None, [meter.attempt.charge])]
             event = {"event": "usage", "data": usage_of(charges)}
-            yield f"message:\ndata:{json.dumps(event)}\n\n".encode()
+            yield _ended(end) + f"message:\ndata:{json.dumps(event)}\n\n".encode()
     except (asyncio.CancelledError, GeneratorExit):
         meter.close()
         raise
     except Exception as error:
         meter.fail(failure_of(error), error)
-        yield unreachable(error).events()
+        yield _ended(end) + unreachable(error).events()
     finally:
         reply.close()
+
+
+def _ended(end: bytes) -> bytes:
+    """What ends an event that broke off, so that ours is not taken for more of it."""
+    return b"" if end == b"\n\n" else b"\n\n"

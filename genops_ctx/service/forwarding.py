@@ -84,6 +84,7 @@ _NOT_SENT = _HOP_BY_HOP | frozenset(
         "host",
         "content-length",
         "authorization",
+        "x-api-key",
         "cookie",
         "accept-encoding",
         "origin",
@@ -133,7 +134,10 @@ def response_headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> di
     pairs = [(name.lower(), value) for name, value in items]
     dropped = _NOT_ANSWERED | _named_by_connection(pairs)
     return {
-        name: value for name, value in pairs if name not in dropped and not name.startswith("access-control-")
+        # aiohttp reads UTF-8, and what is none as surrogates; ASGI wants the bytes as they came.
+        name: value.encode("utf-8", "surrogateescape").decode("latin-1")
+        for name, value in pairs
+        if name not in dropped and not name.startswith("access-control-")
     }
 
 

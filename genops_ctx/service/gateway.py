@@ -79,8 +79,12 @@ class Gateway:
         forwarded = forwarded_path(request.method, path)
         response = await self._answer(request, forwarded, path_key)
         ended = getattr(request.state, "unsent_as", "")
+        client: ClientKey | None = getattr(request.state, "client", None)
+        if client is not None and client.origins:
+            # Everybody who sees the page has the key. What a visitor's question cost is not theirs to know.
+            for name in [name for name in response.headers if name.startswith("x-genops-")]:
+                del response.headers[name]
         if ended and forwarded is not None and forwarded.kind in ("prediction", "upsert"):
-            client: ClientKey | None = getattr(request.state, "client", None)
             told = client is not None and forwarded.flow in client.flows
             flow = forwarded.flow if told or self._governor.knows(forwarded.flow) else ""
             await self.unsent.count(ended, flow, {} if client is None else client.attribution)

@@ -53,6 +53,7 @@ class Instances:
         for other in settings.instance:
             key = None if other.api_key is None else other.api_key.read()
             there = Governor(other.base_url, key)
+            there.api_key = key  # without one of its own it gets none: never another Flowise's
             self._others[other.name] = Instance(
                 other.name, there, _guarded(shared, settings.breaker, there.base_url)
             )

@@ -89,8 +89,6 @@ class OriginsMiddleware:
                     headers["cross-origin-resource-policy"] = "cross-origin"  # images have no origin
                 if allowed and origin is not None:
                     headers["access-control-allow-origin"] = origin
-                    for name in [name for name in headers if name.startswith("x-genops-")]:
-                        del headers[name]  # what a visitor's question cost is not the visitor's to know
             await send(message)
 
         return marked

@@ -227,5 +227,5 @@ def cost_of(charges: list[Charge]) -> tuple[Decimal, str] | None:
 
 
 def _hit(found: Found) -> Answer:
-    content = json.dumps(found.value, ensure_ascii=False).encode()
+    content = json.dumps(found.value).encode()  # in ASCII: half an emoji has no other form
     return Answer(200, {"content-type": "application/json; charset=utf-8"}, content, cached=True)

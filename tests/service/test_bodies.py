@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import requests
 
 from genops_ctx.service.bodies import fields_of
 from genops_ctx.service.refusals import Refusal
@@ -30,7 +31,12 @@ def read(body: bytes, kind: str) -> object:
             b'--b0\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'
             b"Content-Type: image/png\r\n\r\n\x89PNG\r\n\r\n--b0--\r\n--b0\r\nafter the end\r\n",
             PARTS,
-            {"question": "hi", "uploads": [{"mime": "image/png"}]},
+            # With a file, all fields are overrides.
+            {
+                "question": "hi",
+                "uploads": [{"mime": "image/png"}],
+                "overrideConfig": {"question": "hi"},
+            },
         ),
         # What is within a part is its content, whatever it claims to be.
         (
@@ -72,8 +78,76 @@ def test_what_flowise_would_read_otherwise_or_never_is_refused(body: bytes, kind
     assert time.monotonic() - begun < 5
 
 
+def part(head: bytes, content: bytes = b"x") -> bytes:
+    return b"--b0\r\n" + head + b"\r\n\r\n" + content + b"\r\n--b0--\r\n"
+
+
+FIELD = b"Content-Disposition: form-data; name="
+
+
+@pytest.mark.parametrize(
+    "body, kind, status",
+    [
+        # Of these Flowise 3.1.4 reads what is in a comment.
+        (b'{"question": "+ACIALAAi-"}', "application/json; charset=utf-8; charset=utf-7", 415),  # UTF-7
+        (b'{"question": "+ACIALAAi-"}', "application/json; charset = utf-7", 415),
+        (b'{"question": "+ACIALAAi-"}', "application/json; xcharset=utf-8; charset=utf-7", 415),
+        (b"question=hi&overrideConfig[modelName]=gpt-4o", FORM, 400),  # an override
+        (b"question=hi&overrideConfig%5BmodelName%5D=gpt-4o", FORM, 400),
+        (b"question=hi&question=you", FORM, 400),  # a list
+        (part(FIELD + b'"overrideConfig[modelName]"', b"gpt-4o"), PARTS, 400),
+        (part(FIELD + b'"streaming"', b"true").replace(b"--b0--", part(FIELD + b'"streaming"')), PARTS, 400),
+        (part(b"Content-Disposition: form-data; name*=utf-8''overrideConfig"), PARTS, 400),  # its name
+        (part(FIELD + b'"a"\r\nContent-Type: text/plain; name="b"'), PARTS, 400),  # a field, no file
+        (part(FIELD + b'"a"\r\nContent-Type: text/plain; charset=base64'), PARTS, 400),  # decoded
+        (part(b"X-Long: " + b"x" * 20_000 + b"\r\n" + FIELD + b'"a"'), PARTS, 400),  # up to 80 KiB
+        (part(FIELD + b'"a"\r\n folded'), PARTS, 400),
+        (part(b"no header\r\n" + FIELD + b'"a"'), PARTS, 400),
+        (part(FIELD + b'"a"'), "multipart/form-data; boundary*=utf-8''b1; boundary=b0", 400),  # b0
+        (part(FIELD + b'"a"'), "multipart/form-data; boundary=b0; boundary=b1", 400),
+        (part(FIELD + b'"a"'), "multipart/form-data", 400),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(body: bytes, kind: str, status: int) -> None:
+    found = read(body, kind)
+    assert isinstance(found, Refusal)
+    assert found.status == status
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        requests.Request("POST", "http://x", data={"question": "é"}, files={"files": ("ä.txt", b"x")}),
+        requests.Request(
+            "POST", "http://x", data={"question": "é"}, files={"files": ("a", b"x", "text/csv")}
+        ),
+    ],
+)
+def test_what_clients_send_is_read(made: requests.Request) -> None:
+    sent = made.prepare()
+    assert isinstance(sent.body, bytes)
+    found = read(sent.body, sent.headers["Content-Type"])
+    assert isinstance(found, dict)
+    assert (found["question"], len(found["uploads"])) == ("é", 1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        FIELD + b"question",  # .NET
+        FIELD + b'"question"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 1',
+        b'content-disposition:form-data;name="question"\r\nContent-Transfer-Encoding: binary',
+    ],
+)
+def test_other_ways_to_write_a_field_are_read(head: bytes) -> None:
+    assert read(part(head), PARTS) == {"question": "x"}
+
+
 def test_a_large_file_is_read_at_once() -> None:
     head = b'--b0\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     begun = time.monotonic()
-    assert read(head + b"\n" * 15_000_000 + b"\r\n--b0--", PARTS) == {"uploads": [{"mime": "text/plain"}]}
+    assert read(head + b"\n" * 15_000_000 + b"\r\n--b0--", PARTS) == {
+        "uploads": [{"mime": "text/plain"}],
+        "overrideConfig": {},
+    }
     assert time.monotonic() - begun < 5

@@ -71,10 +71,12 @@ def test_a_stream_passes_byte_for_byte_and_is_booked_at_its_end(
 
 
 def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewClient) -> None:
-    odd = "Set-Cookie: a=b\r\nServer: x\r\nAccess-Control-Allow-Origin: *\r\nX-Kept: 1\r\n"
+    odd = "X-Name: ?\r\n"
+    odd += "Set-Cookie: a=b\r\nServer: x\r\nAccess-Control-Allow-Origin: *\r\nX-Kept: 1\r\n"
     odd += "Connection: X-Hop\r\nX-Hop: 1"
     headers = client()
-    with RawServer(lambda got: [whole(b'{"text":"Four."}', odd)]) as raw:
+    told = whole(b'{"text":"Four."}', odd).replace(b"?", b"r\xc3\xa9sum\xc3\xa9 \xe9", 1)
+    with RawServer(lambda got: [told]) as raw:
         answer = requests.post(
             f"{serve(raw.url)}/api/v1/prediction/{FLOW}?x=1",
             data=b'{ "question" : "hi" }',
@@ -88,6 +90,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
                 "Connection": "X-Secret-Hop",
                 "X-Secret-Hop": "1",
                 "X-Mine": "kept",
+                "X-API-Key": "gok_ours",
             },
             timeout=20,
         )
@@ -99,6 +102,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
     assert sent["x-mine"] == "kept"
     assert not sent.keys() & {
         "cookie",
+        "x-api-key",
         "x-forwarded-host",
         "x-genops-user-id",
         "x-request-from",
@@ -107,8 +111,26 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
     assert headers["Authorization"] not in str(sent)
     assert answer.content == b'{"text":"Four."}'
     assert answer.headers["X-Kept"] == "1"
+    assert answer.headers["X-Name"] == "r\xc3\xa9sum\xc3\xa9 \xe9"
     assert not answer.headers.keys() & {"set-cookie", "x-hop", "access-control-allow-origin"}
     assert FLOWISE_KEY not in str(answer.headers) + answer.text
+
+
+def test_a_form_with_a_file_is_sent_on_with_it(serve: Serve, client: NewClient) -> None:
+    """Also where metering would change a body of JSON."""
+    with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
+        service = serve(raw.url, settings=Settings(metering="evaluation"))
+        requests.post(
+            f"{service}/api/v1/prediction/{FLOW}",
+            data={"question": "hi"},
+            files={"files": ("a.txt", b"what the file says", "text/plain")},
+            headers=client(),
+            timeout=20,
+        )
+        (got,) = raw.posts
+    sent = {name.lower(): value for name, value in got.headers.items()}
+    assert sent["content-type"].startswith("multipart/form-data; boundary=")
+    assert b"\r\n\r\nwhat the file says\r\n--" in got.body
 
 
 def test_other_endpoints_of_flowises_clients_pass(

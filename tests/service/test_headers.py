@@ -17,9 +17,9 @@ from genops_ctx import Budget
 from genops_ctx.runtime import Runtime, get_runtime
 from genops_ctx.service.configuration import ServiceSettings
 from genops_ctx.settings import Settings
-from genops_ctx.testing import FlowiseStandIn
+from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode
 from tests.providers.raw_server import RawServer, whole
-from tests.service.conftest import NewClient, Serve
+from tests.service.conftest import FLOWISE_KEY, NewClient, Serve
 
 Charges = Callable[[], list[Any]]
 FLOW = "22222222-3333-4444-8555-666666666666"
@@ -54,12 +54,14 @@ def test_an_answer_says_what_the_tightest_budget_leaves(
 
 
 def test_a_stream_says_what_is_left_while_its_amount_is_set_aside(
-    serve: Serve, flowise: FlowiseStandIn, client: NewClient
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges
 ) -> None:
-    headers = {**client(attribution={"team": "help"}), "X-GenOps-Max-Cost": "0.25"}
-    service = serve(flowise.url, settings=DAILY)
+    service, headers = serve(flowise.url, settings=DAILY), client(attribution={"team": "help"})
     answer = predict(service, flowise.flow_id("graph"), headers, streaming=True)
-    assert answer.headers["X-GenOps-Budget-Remaining"] == "0.750000000"
+    (charge,) = charges()
+    assert charge.nanos < charge.reserved_nanos
+    left = (10**9 - charge.reserved_nanos) * Decimal("1e-9")
+    assert answer.headers["X-GenOps-Budget-Remaining"] == f"{left:.9f}"
 
 
 def test_nothing_is_said_where_there_is_no_budget_or_nobody_wants_it(
@@ -74,16 +76,34 @@ def test_nothing_is_said_where_there_is_no_budget_or_nobody_wants_it(
 # -- the highest cost -----------------------------------------------------------------------------------
 
 
-def test_a_callers_highest_cost_is_what_is_set_aside(
+def test_a_callers_highest_cost_sets_nothing_more_aside(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges
 ) -> None:
-    service = serve(flowise.url, settings=DAILY)
+    """It would be taken from everybody who shares the budget, and booked where the cost is not known."""
     flow, headers = flowise.flow_id("graph"), client(attribution={"team": "help"})
-    assert predict(service, flow, {**headers, "X-GenOps-Max-Cost": "0.25"}).status_code == 200
-    (charge,) = charges()
-    assert charge.reserved_nanos == 250_000_000
-    refused = predict(service, flow, {**headers, "X-GenOps-Max-Cost": "1.01"})
-    assert (refused.status_code, refused.json()["error"]["budget"]) == (402, "daily")
+    for more in ({}, {"X-GenOps-Max-Cost": "0.999"}):
+        service = serve(flowise.url, settings=DAILY)  # with nothing learned of earlier calls
+        assert predict(service, flow, {**headers, **more}).status_code == 200
+        (charge,) = charges()
+        # 1,024 tokens of output, which is what is taken for usual, and a few of input.
+        assert 614_400 <= charge.reserved_nanos < 700_000
+
+
+def test_a_callers_highest_cost_sets_nothing_less_aside(
+    serve: Serve, client: NewClient, charges: Charges
+) -> None:
+    """A strict budget counts on the most that a call can cost, whatever its caller says."""
+    strict = Settings(budgets=(Budget("1/day", name="strict", admission="strict"),))
+    capped = Flow("capped", "agentflow", (ModelNode(max_tokens=4000),))
+    with FlowiseStandIn([capped], api_key=FLOWISE_KEY) as flowise:
+        service, headers = serve(flowise.url, settings=strict), client()
+        for _ in range(20):  # from which it is known what a call is likely to cost
+            assert predict(service, flowise.flow_id("capped"), headers).status_code == 200
+        most = {**headers, "X-GenOps-Max-Cost": "0.0005"}
+        assert predict(service, flowise.flow_id("capped"), most).status_code == 200
+    *plain, last = charges()
+    assert {charge.nanos < 500_000 < 4000 * 600 < charge.reserved_nanos for charge in plain} == {True}
+    assert last.reserved_nanos == plain[-1].reserved_nanos
 
 
 def test_a_call_that_is_likely_to_cost_more_is_not_sent(
@@ -118,12 +138,16 @@ def test_what_earlier_tries_cost_is_taken_off_the_highest_cost(
 ) -> None:
     flow, other = flowise.flow_id("graph"), flowise.flow_id("chain")
     table = ServiceSettings.of({"fallback": [{"flow": flow, "to": [other]}]})
-    service = serve(flowise.url, settings=DAILY, options=table)
+    service, headers = serve(flowise.url, settings=DAILY, options=table), client()
+    # Either is likely to cost 0.0006144 dollars and its few tokens of input: too much for both.
+    most = {**headers, "X-GenOps-Max-Cost": "0.00062"}
     flowise.fail_next(500, after_model=True)
-    predict(service, flow, {**client(attribution={"team": "help"}), "X-GenOps-Max-Cost": "0.25"})
-    first, second = charges()
-    assert first.nanos > 0
-    assert second.reserved_nanos == 250_000_000 - first.nanos
+    refused = predict(service, flow, most)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "max_cost")
+    (failed,) = charges()
+    assert (failed.flow, failed.outcome) == (flow, "failed")
+    assert refused.headers["X-GenOps-Cost"] == f"{failed.cost:f}"
+    assert len(flowise.model.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -233,13 +257,39 @@ def test_a_stream_says_it_after_flowises_last_event(
     assert events[-1]["data"]["exactness"] == "exact"
 
 
+def test_half_an_emoji_in_an_answer_is_passed_on_and_kept(serve: Serve, client: NewClient) -> None:
+    """JavaScript writes one where a text was cut within an emoji; it has no form in UTF-8."""
+    with RawServer(lambda got: [whole(b'{"text":"Four \\ud83d"}')]) as raw:
+        service = serve(raw.url, options=ServiceSettings.of({"cache": {"flows": ["*"]}}))
+        headers = {**client(), "X-GenOps-Usage": "true"}
+        first, again = predict(service, FLOW, headers), predict(service, FLOW, headers)
+    assert (first.status_code, first.json()["text"]) == (200, "Four \ud83d")
+    assert "usage" in first.json()
+    assert again.headers["X-GenOps-Cache"] == "hit"
+    assert (again.status_code, again.json()["text"]) == (200, "Four \ud83d")
+    assert len(raw.posts) == 1
+
+
+def test_the_error_of_a_stream_that_broke_off_is_an_event_of_its_own(serve: Serve, client: NewClient) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
+    with RawServer(lambda got: [head, b'message:\ndata:{"event":"token","da']) as raw:
+        answer = predict(serve(raw.url), FLOW, client(), streaming=True)
+    frames = answer.content.decode().split("\n\n")
+    assert frames[0] == 'message:\ndata:{"event":"token","da'
+    events = [json.loads(frame.removeprefix("message:\ndata:")) for frame in frames[1:] if frame]
+    assert [event["event"] for event in events] == ["error", "end"]
+
+
 def test_a_setting_says_it_in_every_answer_but_to_no_page(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient
 ) -> None:
     service = serve(flowise.url, options=ServiceSettings(usage=True))
     assert "usage" in predict(service, flowise.flow_id("graph"), client()).json()
     page = client(origins=("https://www.example.com",))
-    assert "usage" not in predict(service, flowise.flow_id("graph"), page).json()
+    answer = predict(service, flowise.flow_id("graph"), page)  # from a shell: a page says its origin
+    assert "usage" not in answer.json()
+    assert "X-GenOps-Cost" not in answer.headers
+    assert "X-GenOps-Exactness" not in answer.headers
 
 
 # -- owners and traces of W3C headers -------------------------------------------------------------------

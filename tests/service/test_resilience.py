@@ -198,6 +198,21 @@ def test_another_instance_takes_over_with_its_own_key(
     assert len(standby.model.calls) == 2
 
 
+def test_an_instance_without_a_key_gets_no_other_ones(
+    serve: Serve, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWISE_API_KEY", "key-of-the-main-one")
+    with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
+        table = options(
+            instance=[{"name": "standby", "base_url": raw.url}],
+            fallback=[{"flow": "*", "to": [{"instance": "standby"}]}],
+        )
+        answer = predict(serve("http://127.0.0.1:1", options=table), FLOW, client())
+    assert answer.headers["X-GenOps-Served-By"] == f"standby/{FLOW}"
+    assert raw.requests  # the look-up of the flow too
+    assert not [got for got in raw.requests if "authorization" in {name.lower() for name in got.headers}]
+
+
 def test_a_budget_that_is_used_up_leads_nowhere_else(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient
 ) -> None:

@@ -144,10 +144,25 @@ def test_a_model_that_overrides_may_change_is_not_known(
     serve: Serve, library: Library, client: NewClient, charges: Charges, allowed: bool, exactness: str
 ) -> None:
     library.definition = flow(CHAT, EMBEDDINGS, STORE, CHAIN, edges=EDGES, overrides=allowed)
-    body = {"overrideConfig": {"modelName": "text-embedding-3-large"}}
+    other = {"modelName": "text-embedding-3-large"}
+    service = serve(library.url, settings=DAILY)
+    upsert(service, client(), json={"overrideConfig": other})
+    # With a file, Flowise takes the fields themselves for overrides.
+    upsert(service, client(), data=other, files={"files": ("a.txt", b"alpha", "text/plain")})
+    assert [str(charge.exactness) for charge in charges()] == [exactness] * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"question": "hi"}, {"overrideConfig": {"sessionId": "s", "x": "a"}}, {"overrideConfig": {"text": ""}}],
+)
+def test_what_is_not_embedded_does_not_make_it_cheap(
+    serve: Serve, library: Library, client: NewClient, charges: Charges, body: dict[str, Any]
+) -> None:
+    """The flow's own loaders are at work: what they read is not known."""
     upsert(serve(library.url, settings=DAILY), client(), json=body)
     (charge,) = charges()
-    assert str(charge.exactness) == exactness
+    assert charge.reserved_nanos == 100_000_000
 
 
 def test_an_upsert_keeps_budgets_policies_and_limits(
