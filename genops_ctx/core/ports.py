@@ -304,8 +304,11 @@ class EvidenceLog(Protocol):
         """Leave the reading to another."""
         ...
 
-    def forget(self, before: float, most: int) -> None:
-        """Drop what was written before that time (epoch seconds), and all but the ``most`` newest."""
+    def forget(self, before: float, most: int) -> bool:
+        """Drop what was written before that time (epoch seconds), and all but the ``most`` newest.
+
+        The oldest first, so many at once that it takes a moment; False where there may be more.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ DEAF_SECONDS = 2.0
 KEPT_SECONDS = 3600.0
 """How long entries are kept: a call's deadline, its grace, and the horizon of corrections."""
 KEPT_ENTRIES = 500_000
+
+PAGE = 1_000
+"""Entries that are read at a time."""
 
 LATE_SECONDS = 60.0
 """For so long an entry is waited for whose number was left out: its writer may be about to commit."""
@@ -130,10 +133,9 @@ class Collector:
             if gap > DEAF_SECONDS:
                 self._log.add(now, [(entries.INTERRUPTED, json.dumps(now))])
             self._reading = _Reading(self._log, self._corrections(), self._clock)
-        self._reading.read_on(lambda: self._log.lead(self._who, LEAD_SECONDS) is not None)
-        if now >= self._forget_at:
+        if now >= self._forget_at and self._log.forget(now - KEPT_SECONDS, KEPT_ENTRIES):
             self._forget_at = now + 60
-            self._log.forget(now - KEPT_SECONDS, KEPT_ENTRIES)
+        self._reading.read_on(lambda: self._log.lead(self._who, LEAD_SECONDS) is not None)
         return True
 
 
@@ -144,6 +146,7 @@ class _Reading:
         self._log, self._corrections, self._clock = log, corrections, clock
         self._exports = Exports(corrections.take, clock)
         self._last = 0
+        self._limit = PAGE
         self._missing: dict[int, float] = {}
         """numbers that were left out, and since when"""
         self._untold: list[tuple[str, bool]] = []
@@ -152,7 +155,7 @@ class _Reading:
     def read_on(self, leads: Callable[[], bool]) -> None:
         """Read what is new, and correct by it, for as long as ``leads`` says so."""
         while True:
-            page = self._log.after(self._last)
+            page = self._page()
             late = self._log.these(list(self._missing)) if self._missing else ()
             self._apply(late)
             self._note_missing(page, late)
@@ -169,13 +172,20 @@ class _Reading:
             if not leads():
                 return
 
+    def _page(self) -> Sequence[LogEntry]:
+        """What is next; less of it where so much is more than a server can say in time."""
+        limit, self._limit = self._limit, max(1, self._limit // 4)
+        page = self._log.after(self._last, limit=limit)
+        self._limit = min(PAGE, 2 * limit)
+        return page
+
     def _note_missing(self, page: Iterable[LogEntry], late: Iterable[LogEntry]) -> None:
         now = self._clock()
         for entry in late:
             self._missing.pop(entry.number, None)
         for entry in page:
             if not self._last and entry.number > 1:
-                self._corrections.known_since = entry.at + SKEW_SECONDS
+                self._corrections.known_since = max(entry.at, now - KEPT_SECONDS) + SKEW_SECONDS
             lowest = max(self._last + 1, entry.number - LOOKED_FOR)
             self._missing.update(dict.fromkeys(range(lowest, entry.number), now))
             self._last = entry.number
@@ -183,9 +193,11 @@ class _Reading:
             del self._missing[number]
 
     def _apply(self, page: Iterable[LogEntry]) -> None:
+        oldest = self._clock() - KEPT_SECONDS
         for entry in page:
             try:
-                self._apply_one(entry)
+                if entry.at >= oldest:
+                    self._apply_one(entry)
             except (ValueError, TypeError, KeyError, AttributeError):
                 log.exception("an entry of evidence (%s) cannot be read", entry.kind)
 

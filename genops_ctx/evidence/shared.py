@@ -23,7 +23,7 @@ from ..core.records import Charge, Exactness
 from ..corrections import HORIZON_SECONDS, KEPT, Corrections, may_change
 from ..wire.langfuse import without_texts
 from . import entries
-from .collector import Collector
+from .collector import KEPT_ENTRIES, KEPT_SECONDS, Collector
 
 if TYPE_CHECKING:
     from ..books import Books
@@ -38,6 +38,7 @@ __all__ = ["SharedCorrections"]
 log = logging.getLogger("genops_ctx")
 
 FOLLOW_SECONDS = 0.5
+FORGET_SECONDS = 300.0
 OVERLAP = 1000
 """Entries that are read again each time: a number may come after higher ones."""
 
@@ -78,6 +79,7 @@ class SharedCorrections(Corrections):
         """what the log did not take yet"""
         self._follower: tuple[int, threading.Thread] | None = None
         self._last: int | None = None
+        self._forget_at = 0.0
 
     # -- attempts ---------------------------------------------------------------------------------
 
@@ -151,6 +153,11 @@ class SharedCorrections(Corrections):
         self._unsaid.append((at, kind, content))
         self._follow()
 
+    def say_interrupted(self) -> None:
+        """Of what ran until now some may have been exported in vain."""
+        now = entries.compact(self._clock())
+        self._books.hand_off.run(partial(self.say, entries.INTERRUPTED, now))
+
     # -- what the collector did ---------------------------------------------------------------------
 
     def tidy(self) -> None:
@@ -172,6 +179,10 @@ class SharedCorrections(Corrections):
             self.log.add(said[0], [said[1:]])
             if self._unsaid and self._unsaid[0] is said:  # else it was pushed out meanwhile
                 self._unsaid.popleft()
+        now = self._clock()
+        if now >= self._forget_at:  # it may be long until somebody receives, and reads
+            self._forget_at = now + FORGET_SECONDS
+            self.log.forget(now - KEPT_SECONDS, KEPT_ENTRIES)
         if not self._sent:
             return
         if self._last is None:
@@ -261,4 +272,5 @@ class _LogSink:
         return False
 
     def listening_again(self) -> None:
-        """The collector knows when nobody listened."""
+        """Another worker may have died just now, and what it was being told with it."""
+        self._corrections.say_interrupted()

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from ..core.ports import LogEntry
 from ..database import Database
 
-__all__ = ["SQLiteEvidenceLog"]
+__all__ = ["DROPPED_AT_ONCE", "SQLiteEvidenceLog"]
 
 PART = "evidence"
+
+DROPPED_AT_ONCE = 10_000
+"""Entries; whoever books a call waits as long as that takes."""
 
 
 def _tables(connection: sqlite3.Connection) -> None:
@@ -82,9 +85,20 @@ class SQLiteEvidenceLog:
                 "UPDATE evidence_reader SET seen = ?, until = 0 WHERE who = ? AND until > 0", (now, who)
             )
 
-    def forget(self, before: float, most: int) -> None:
-        with self._database as connection:
-            connection.execute("DELETE FROM evidence_log WHERE at < ?", (before,))
-            connection.execute(
-                "DELETE FROM evidence_log WHERE number <= (SELECT max(number) FROM evidence_log) - ?", (most,)
-            )
+    def forget(self, before: float, most: int) -> bool:
+        statements = (
+            ("SELECT number FROM evidence_log WHERE at < ? ORDER BY at LIMIT ?", before),
+            (
+                "SELECT number FROM evidence_log WHERE number <= (SELECT max(number) FROM evidence_log) - ? "
+                "ORDER BY number LIMIT ?",
+                most,
+            ),
+        )
+        dropped = 0
+        for found, bound in statements:
+            with self._database as connection:
+                dropped += connection.execute(
+                    f"DELETE FROM evidence_log WHERE number IN ({found})",  # noqa: S608
+                    (bound, DROPPED_AT_ONCE),
+                ).rowcount
+        return dropped < DROPPED_AT_ONCE

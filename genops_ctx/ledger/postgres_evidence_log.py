@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.ports import LogEntry
+from .evidence_log import DROPPED_AT_ONCE
 from .postgres_connection import PostgresConnections
 
 if TYPE_CHECKING:
@@ -93,14 +94,15 @@ class PostgresEvidenceLog:
             )
         )
 
-    def forget(self, before: float, most: int) -> None:
-        self._server.run(
-            lambda connection: connection.execute(
-                "DELETE FROM evidence_log WHERE at < %s "
-                "OR number <= (SELECT max(number) FROM evidence_log) - %s",
-                (before, most),
-            )
+    def forget(self, before: float, most: int) -> bool:
+        found = "SELECT number FROM evidence_log WHERE"
+        statement = (
+            f"DELETE FROM evidence_log WHERE number IN (({found} at < %s ORDER BY at LIMIT %s) UNION "
+            f"({found} number <= (SELECT max(number) FROM evidence_log) - %s ORDER BY number LIMIT %s))"
         )
+        bounds = (before, DROPPED_AT_ONCE, most, DROPPED_AT_ONCE)
+        dropped = self._server.run(lambda connection: connection.execute(statement, bounds).rowcount)
+        return dropped < DROPPED_AT_ONCE
 
     def _entries(self, statement: str, parameters: Sequence[object]) -> list[LogEntry]:
         rows = self._server.run(lambda connection: connection.execute(statement, parameters).fetchall())

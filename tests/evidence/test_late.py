@@ -12,6 +12,7 @@ from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.records import Exactness
 from genops_ctx.evidence import entries
+from genops_ctx.ledger import open_ledger
 from genops_ctx.wire.otlp import spans_of_json
 from tests.ledger.postgres_server import PostgresServer
 from tests.test_corrections import Clock, in_accounts, in_ledger, proof
@@ -165,3 +166,74 @@ def test_word_of_a_correction_is_said_again_where_the_log_did_not_take_it(
     leader.collect()
     caller.corrections.tidy()
     assert context.pending == ()
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgres"])
+def test_a_long_past_is_dropped_in_portions(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement for all of it might take longer than it is waited for, each time."""
+    url = f"sqlite:///{tmp_path}/books.sqlite3"
+    if server == "postgres":
+        url = request.getfixturevalue("postgres_server").new_database()
+    module = "evidence_log" if server == "sqlite" else "postgres_evidence_log"
+    monkeypatch.setattr(f"genops_ctx.ledger.{module}.DROPPED_AT_ONCE", 3)
+    ledger = open_ledger(url)
+    log = ledger.evidence_log()  # type: ignore[attr-defined]
+    for at in (1.0, 2.0, 3.0, 4.0, 5.0, 900.0, 901.0, 902.0):
+        log.add(at, [("kind", "1")])
+    assert not log.forget(500.0, 100)
+    assert [entry.at for entry in log.after(0)] == [4.0, 5.0, 900.0, 901.0, 902.0]
+    assert log.forget(500.0, 100)
+    assert [entry.at for entry in log.after(0)] == [900.0, 901.0, 902.0]
+    assert log.forget(500.0, 2)
+    assert [entry.at for entry in log.after(0)] == [901.0, 902.0]
+    ledger.close()
+
+
+def test_where_nobody_receives_the_table_does_not_grow(tmp_path: Path, clock: Clock) -> None:
+    (caller,) = start(tmp_path, clock, 1)
+    for _ in range(5):
+        caller.answer(caller.send())
+        caller.corrections.tidy()
+        clock.now += 2000
+    assert {entry.at for entry in caller.corrections.log.after(0)} == {1_006_000.0, 1_008_000.0}
+
+
+def test_what_is_too_much_at_once_is_read_in_parts(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, leader = start(tmp_path, clock, 2)
+    charges = [caller.answer(caller.send()) for _ in range(20)]
+    for charge in charges:
+        leader.corrections.take(Shown(proof(7, f"langfuse:{charge.id}"), request=charge.id))
+    log, after = leader.corrections.log, leader.corrections.log.after
+
+    def slow(number: int, kind: str = "", limit: int = 1000) -> object:
+        if limit > 20:
+            raise StoreError("it did not answer within 2 s")
+        return after(number, kind, limit)
+
+    monkeypatch.setattr(log, "after", slow)
+    for _ in range(20):
+        try:
+            leader.collect()
+        except StoreError:
+            continue
+    assert in_ledger(caller.runtime) == [1000] * 20 + [-930] * 20
+
+
+def test_a_run_while_a_worker_came_anew_may_lack_a_call(processes: list[Process]) -> None:
+    """The one before may have been killed with a span that it had not written."""
+    leader, other, _ = processes
+    clock = clock_of(leader)
+    leader.answer(leader.send("chat"))
+    begun, *rest = run("r", "chat", 51, 90)
+    leader.sink.otlp(spans_of_json(export(begun, call("c", 60, 70))))
+    leader.collect()
+    other.sink.listening_again()
+    leader.sink.otlp(spans_of_json(export(*rest)))
+    for _ in range(4):
+        leader.collect()
+        clock.now += 1
+    assert last_usage(leader)[0] is Exactness.ESTIMATED

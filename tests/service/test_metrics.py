@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections import Counter
@@ -330,3 +331,11 @@ def test_who_comes_while_one_runs_is_given_a_later_run() -> None:
         return begun, await asyncio.gather(first, second)
 
     assert asyncio.run(story()) == ([0, 1], [0, 1])
+
+
+def test_workers_that_a_server_forked_do_not_write_under_one_name() -> None:
+    """Else the batches of one would be taken for those that another had written already."""
+    made = Unsent()
+    workers = [copy.copy(made) for _ in range(2)]
+    assert workers[0]._taken().writer != workers[1]._taken().writer
+    assert workers[0]._taken().writer == workers[0]._taken().writer
