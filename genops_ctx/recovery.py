@@ -49,8 +49,11 @@ class Recovery:
         try:
             if self._process != os.getpid():
                 self._process = os.getpid()
-                self._wake = threading.Event()
-                threading.Thread(target=self._look_on, name="genops_ctx-recovery", daemon=True).start()
+                self._wake, self._stopped = threading.Event(), False
+                look_on = threading.Thread(
+                    target=self._look_on, args=(self._wake,), name="genops_ctx-recovery", daemon=True
+                )
+                look_on.start()
         except RuntimeError as error:
             log.warning("no thread can be started that looks after the store: %s", error)
         finally:
@@ -61,15 +64,15 @@ class Recovery:
         self._wake.set()
 
     def stop(self) -> None:
-        """Look no more."""
-        self._stopped = True
+        """Look no more, until a later :meth:`watch`."""
+        self._stopped, self._process = True, 0
         self._wake.set()
 
-    def _look_on(self) -> None:
-        while not self._stopped:
-            self._wake.wait(HEARTBEAT)
-            self._wake.clear()
-            if not self._stopped:
+    def _look_on(self, wake: threading.Event) -> None:
+        while not self._stopped and self._wake is wake:
+            wake.wait(HEARTBEAT)
+            wake.clear()
+            if not self._stopped and self._wake is wake:
                 self.look()
 
     def look(self) -> None:

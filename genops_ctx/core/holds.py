@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Around", "Draw", "Hold", "HoldState", "Paid", "drawable", "draw", "pay", "reach"]
+__all__ = ["Around", "Draw", "Hold", "HoldState", "Paid", "cut", "drawable", "draw", "pay", "reach"]
 
 
 class HoldState(StrEnum):
@@ -132,6 +132,20 @@ def pay(hold: Hold, actual: int, known: Mapping[str, Hold]) -> tuple[Paid, ...]:
         if left != before:
             paid.append(Paid(name, around._replace(amount=left), left - before))
     return tuple(paid)
+
+
+def cut(hold: Hold, to: int, known: Mapping[str, Hold]) -> tuple[tuple[Draw, ...], tuple[Paid, ...]]:
+    """What one that sets aside less after all still draws on others, and those that have the rest back."""
+    draws, paid = [], []
+    for name, drawn in hold.draws:
+        taken = min(to, drawn)
+        to -= taken
+        draws.append(Draw(name, taken))
+        around = known.get(name)
+        if around is not None and around.state is HoldState.HELD and _covers(hold, around) and taken < drawn:
+            back = drawn - taken
+            paid.append(Paid(name, around._replace(amount=around.amount + back), back))
+    return tuple(draws), tuple(paid)
 
 
 def _covers(hold: Hold, around: Hold) -> bool:

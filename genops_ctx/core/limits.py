@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .accounts import Account, Change, Refusal, Reserve, Watch, reserve
 from .errors import ConfigurationError
-from .holds import Draw, Hold, HoldState, Paid, draw, drawable, pay
+from .holds import Draw, Hold, HoldState, Paid, cut, drawable, pay
 from .money import dollars
 from .pending import Correctable
 from .process import process_id
@@ -134,14 +134,12 @@ class Limits(Correctable):
     def cut(self, amount: int, to: int, draws: tuple[Draw, ...] = ()) -> tuple[Draw, ...]:
         """Give a part of a reservation back (nano-dollars); returns what the rest draws on others."""
         with self._lock:
-            self._end(amount, draws, 0)
             for context in self._path:
-                context._totals.reserved += to
-            if not draws:
-                return ()
-            names = [one.hold for one in draws if one.hold]
-            draws, paid = draw(to, drawable(names, self._shared(), self._numbers()))
-            self._put(paid)
+                context._totals.reserved -= amount - to
+            if draws:
+                hold = Hold(HoldState.HELD, amount, 0, self._numbers(), 0.0, "", draws)
+                draws, paid = cut(hold, to, self._shared())
+                self._put(paid)
             return draws
 
     def book(

@@ -37,6 +37,7 @@ from genops_ctx.core.errors import (
     LockedAttributeError,
     UnknownKeywordError,
 )
+from genops_ctx.core.money import dollars
 from genops_ctx.core.process import process_id
 from genops_ctx.core.records import CostSource, Exactness, Line, LineKind
 from tests.strategies import NANOS, charge, line
@@ -732,3 +733,21 @@ def test_a_task_that_outlives_the_block_stays_in_it() -> None:
         return current_context()
 
     assert kept.run(later) is outer
+
+
+def test_what_is_cut_is_drawn_once_from_a_call_of_another_branch() -> None:
+    """One call of 20 under one child, and one inside it under another: 8 of those, cut to 5."""
+    with governance_context("root", budget=1) as root:
+        with governance_context("one") as one:
+            one.reserve(Reserve("", 20, one.watches, 0.0))
+            one.share("outer#1", 20)
+        with governance_context("two") as two:
+            change = two.reserve(Reserve("", 8, two.watches, 0.0, within=("outer#1",)))
+            assert isinstance(change, Change)
+            draws = two.cut(8, 5, change.hold.draws)
+            # The other branch keeps 12: what it lent may be anybody's by now, but it lent that once.
+            assert (root.reserved, one.reserved) == (dollars(17), dollars(12))
+            two.unreserve(5, draws)
+        assert one.unshare("outer#1") == 12
+        one.unreserve(12)
+        assert root.reserved == 0

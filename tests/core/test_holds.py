@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genops_ctx.core.holds import Around, Draw, Hold, HoldState, Paid, draw, drawable, pay, reach
+from genops_ctx.core.holds import Around, Draw, Hold, HoldState, Paid, cut, draw, drawable, pay, reach
 
 HELD = HoldState.HELD
 
@@ -116,3 +116,29 @@ def test_what_calls_inside_have_taken_does_not_go_back(left: int, actual: int, w
     """It had 10, of which 6 came from the whole, which has 1 left."""
     inner = hold(left, draws=(Draw("whole", 6), Draw("", 4)))
     assert pay(inner, actual, {"whole": hold(1)}) == (Paid("whole", hold(whole), whole - 1),)
+
+
+@pytest.mark.parametrize(
+    ("to", "draws", "back"),
+    [
+        (9, (3, 5, 1), {}),
+        (8, (3, 5, 0), {}),
+        (6, (3, 3, 0), {"whole": 2}),
+        (2, (2, 0, 0), {"part": 1, "whole": 5}),
+    ],
+)
+def test_less_is_drawn_by_one_that_needs_less(to: int, draws: tuple[int, ...], back: dict[str, int]) -> None:
+    inner = hold(9, draws=(Draw("part", 3), Draw("whole", 5), Draw("", 1)))
+    kept, paid = cut(inner, to, {"part": hold(0), "whole": hold(4)})
+    assert kept == (Draw("part", draws[0]), Draw("whole", draws[1]), Draw("", draws[2]))
+    assert {name: reserved for name, _, reserved in paid} == back
+    assert {name: after.amount for name, after, _ in paid} == {
+        name: {"part": 0, "whole": 4}[name] + more for name, more in back.items()
+    }
+
+
+def test_one_with_accounts_of_its_own_has_nothing_back_and_is_drawn_on_once() -> None:
+    """It is on another account too; another one has ended."""
+    inner = hold(9, draws=(Draw("other", 6), Draw("gone", 3)))
+    kept, paid = cut(inner, 7, {"other": hold(4, "a", "b"), "gone": hold(0, state=HoldState.RELEASED)})
+    assert (kept, paid) == ((Draw("other", 6), Draw("gone", 1)), ())

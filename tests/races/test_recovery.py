@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import pytest
 
 from genops_ctx import BudgetExceeded, metered_call
 from genops_ctx.controls import Controls
+from genops_ctx.core.accounts import Account
 from genops_ctx.core.errors import ConfigurationError, StoreDataLost, StoreError, StoreUnavailable
 from genops_ctx.core.records import Charge
+from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.recovery import Recovery
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings, load_settings
+from genops_ctx.stores.memory import MemoryStore
 from tests.stores.redis_sentinels import Sentinels
 from tests.stores.redis_server import RedisServer
 
@@ -273,3 +277,20 @@ def test_the_declaration_needs_a_ledger_that_processes_share(tmp_path: Path) -> 
     file.write_text('ledger_complete = "yes"\n')
     with pytest.raises(ConfigurationError, match="true or false"):
         load_settings({}, tmp_path)
+
+
+def test_it_looks_again_where_the_books_are_used_after_they_were_closed() -> None:
+    asked = threading.Event()
+
+    class Asked(MemoryStore):
+        def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
+            asked.set()
+            return super().accounts(keys)
+
+    recovery = Recovery(Asked(), MemoryLedger(), time.time)
+    for _ in range(2):
+        recovery.watch()
+        recovery.wake()
+        assert asked.wait(20)
+        recovery.stop()
+        asked.clear()
