@@ -130,9 +130,10 @@ def _note(chat: Chat, charge: Charge | None) -> None:
 
 def _text(answer: FlowiseAnswer) -> str:
     text = answer.get("text")
-    if isinstance(text, str):
-        return text
-    return "" if "json" not in answer else json.dumps(answer["json"], ensure_ascii=False)
+    if not isinstance(text, str):
+        text = "" if "json" not in answer else json.dumps(answer["json"], ensure_ascii=False)
+    # A model that was cut off may leave half a sign, which JSON can say and UTF-8 cannot.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # -- who can answer -----------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -382,3 +384,43 @@ def test_the_root_says_what_answers_here(flowise: FlowiseStandIn, serve: Serve) 
     assert answer.status_code == 200
     assert answer.json()["name"] == "genops_ctx"
     assert answer.json()["links"]["chats"] == "/chat/direct"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_ends_within_a_sign_is_given(
+    serve: Serve, client: NewClient, ask: Ask, charges: Any, way: str
+) -> None:
+    """A model that is cut off leaves half an emoji, which JSON can say and UTF-8 cannot."""
+
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._reply(404, b"{}")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self._reply(200, b'{"text": "Well done \\ud83c\\udf89 \\ud83d"}')
+
+        def _reply(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Half) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        provider = {**FIRST, "flow": GONE["flow"]}
+        url = serve(f"http://127.0.0.1:{server.server_port}", options=options(provider))
+        answer = ask(url, client(), way)
+        usage = {**client(), "X-GenOps-Usage": "true"}
+        path = f"{url}/api/v1/prediction/{GONE['flow']}"
+        prediction = requests.post(path, json={"question": "Hello"}, headers=usage, timeout=30)
+        server.shutdown()
+    assert answer.status_code == prediction.status_code == 200, answer.text
+    assert answer.json()["content"] == "Well done \U0001f389 \ufffd"
+    assert prediction.json()["text"] == "Well done \U0001f389 \ud83d"
+    assert prediction.json()["usage"]["exactness"] == "unknown"
+    assert len(charges()) == 2
