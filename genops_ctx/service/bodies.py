@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from ..instrument.request_bodies import parts_of, read_body
+from ..wire.langfuse import names_request
 from .refusals import Refusal
 
 __all__ = ["fields_of"]
@@ -49,8 +50,12 @@ async def fields_of(body: bytes, content_type: str) -> dict[str, Any] | Refusal:
     if not _once(parameters.lower(), "charset", _CHARSET):
         return _refusal(415, "unsupported", "The request is not in UTF-8.")
     if len(body) <= _AT_ONCE:
-        return _read(body, kind, content_type)
-    return await asyncio.to_thread(_read, body, kind, content_type)
+        fields = _read(body, kind, content_type)
+    else:
+        fields = await asyncio.to_thread(_read, body, kind, content_type)
+    if not isinstance(fields, Refusal) and names_request(fields.get("overrideConfig")):
+        return _refusal(400, "bad_request", "The request claims to be another one.")
+    return fields
 
 
 def _read(body: bytes, kind: str, content_type: str) -> dict[str, Any] | Refusal:

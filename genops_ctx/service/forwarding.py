@@ -103,6 +103,7 @@ _NOT_ANSWERED = _HOP_BY_HOP | frozenset(
     {
         "content-length",
         "set-cookie",
+        "location",
         "server",
         "date",
         "x-powered-by",
@@ -115,7 +116,8 @@ _NOT_ANSWERED = _HOP_BY_HOP | frozenset(
 def request_headers(given: Iterable[tuple[str, str]], api_key: str | None) -> dict[str, str]:
     """What Flowise gets: the client's headers without its credentials and this hop's, and Flowise's key."""
     pairs = [(name.lower(), value) for name, value in given]
-    dropped = _NOT_SENT | _named_by_connection(pairs)
+    # Without its type Flowise reads a body as an empty question, and pays for that.
+    dropped = _NOT_SENT | (_named_by_connection(pairs) - {"content-type"})
     headers = {
         name: value
         for name, value in pairs

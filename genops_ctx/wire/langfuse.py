@@ -29,7 +29,7 @@ from genops_ctx.core.records import CostSource, Exactness, Usage
 from .model_calls import Caller, read_call
 from .shapes import items_of, label_of, object_of, text_of, token_count
 
-__all__ = ["REQUEST_KEY", "LangfuseTraces", "langfuse_override", "without_texts"]
+__all__ = ["REQUEST_KEY", "LangfuseTraces", "langfuse_override", "names_request", "without_texts"]
 
 REQUEST_KEY: Final = "genops_request"
 """The key of our own id in a trace's metadata."""
@@ -58,6 +58,12 @@ def langfuse_override(override: object, request: str) -> dict[str, Any]:
     analytics["langFuse"] = own
     given["analytics"] = analytics
     return given
+
+
+def names_request(override: object) -> bool:
+    """Whether an ``overrideConfig`` carries an id such as ours already: another call would be charged."""
+    own = object_of(object_of(object_of(override).get("analytics")).get("langFuse"))
+    return REQUEST_KEY in object_of(own.get("metadata"))
 
 
 def without_texts(payload: object) -> dict[str, Any]:

@@ -114,6 +114,24 @@ def test_what_could_be_read_in_two_ways_is_refused(body: bytes, kind: str, statu
     assert found.status == status
 
 
+OTHERS = b'{"analytics":{"langFuse":{"metadata":{"genops_request":"k1/order-7#1","mine":1}}}}'
+
+
+@pytest.mark.parametrize(
+    "body, kind",
+    [
+        (b'{"question":"hi","overrideConfig":' + OTHERS + b"}", JSON),
+        (part(FIELD + b'"overrideConfig"', OTHERS), PARTS),
+    ],
+)
+def test_no_call_is_charged_to_another_that_it_names(body: bytes, kind: str) -> None:
+    """Flowise's exporter would tell that id beside what the call has used."""
+    found = read(body, kind)
+    assert isinstance(found, Refusal)
+    assert found.status == 400
+    assert isinstance(read(body.replace(b"genops_request", b"theirs"), kind), dict)
+
+
 @pytest.mark.parametrize(
     "made",
     [

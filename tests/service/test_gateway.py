@@ -72,6 +72,7 @@ def test_a_stream_passes_byte_for_byte_and_is_booked_at_its_end(
 
 def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewClient) -> None:
     odd = "X-Name: ?\r\n"
+    odd += "Location: http://flowise.internal:3000/\r\n"
     odd += "Set-Cookie: a=b\r\nServer: x\r\nAccess-Control-Allow-Origin: *\r\nX-Kept: 1\r\n"
     odd += "Connection: X-Hop\r\nX-Hop: 1"
     headers = client()
@@ -87,7 +88,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
                 "X-Forwarded-Host": "evil",
                 "X-GenOps-User-Id": "ana",
                 "X-Request-From": "internal",
-                "Connection": "X-Secret-Hop",
+                "Connection": "X-Secret-Hop, Content-Type",
                 "X-Secret-Hop": "1",
                 "X-Mine": "kept",
                 "X-API-Key": "gok_ours",
@@ -100,6 +101,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
     sent = {name.lower(): value for name, value in got.headers.items()}
     assert sent["authorization"] == f"Bearer {FLOWISE_KEY}"
     assert sent["x-mine"] == "kept"
+    assert sent["content-type"] == "application/json"
     assert not sent.keys() & {
         "cookie",
         "x-api-key",
@@ -112,7 +114,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
     assert answer.content == b'{"text":"Four."}'
     assert answer.headers["X-Kept"] == "1"
     assert answer.headers["X-Name"] == "r\xc3\xa9sum\xc3\xa9 \xe9"
-    assert not answer.headers.keys() & {"set-cookie", "x-hop", "access-control-allow-origin"}
+    assert not answer.headers.keys() & {"location", "set-cookie", "x-hop", "access-control-allow-origin"}
     assert FLOWISE_KEY not in str(answer.headers) + answer.text
 
 
