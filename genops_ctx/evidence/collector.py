@@ -46,6 +46,9 @@ KEPT_ENTRIES = 500_000
 PAGE = 1_000
 """Entries that are read at a time."""
 
+UNHEARD_SECONDS = 30.0
+"""Between looks for the end of a call that nobody told; the first is as long after its start."""
+
 LATE_SECONDS = 60.0
 """For so long an entry is waited for whose number was left out: its writer may be about to commit."""
 LOOKED_FOR = 1_000
@@ -226,6 +229,9 @@ class _Collected(Corrections):
 
     batch = 50
 
+    look_ups = 500
+    """Calls that the log does not tell of, looked for in the ledger at a time: a trace can name any."""
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.known_since = -math.inf
@@ -235,6 +241,7 @@ class _Collected(Corrections):
         self._looks: dict[str, tuple[float, float]] = {}
         """of attempts whose end was not told: when to look for it, and how long to wait then"""
         self._tidied = 0.0
+        self._looked_up = 0
         self._hear, self._told = self._told, self._adjusted
 
     def expected(self, one: entries.Expected) -> None:
@@ -275,7 +282,7 @@ class _Collected(Corrections):
 
     def correct_what_is_new(self) -> Iterable[list[tuple[str, bool]]]:
         """Correct, and tell in batches of which attempts, and whether nothing more is awaited of them."""
-        now = self._clock()
+        now, self._looked_up = self._clock(), 0
         self._match_early()
         if not self._tidied <= now < self._tidied + 1.0:
             self._tidied = now
@@ -303,6 +310,10 @@ class _Collected(Corrections):
         else:
             super()._correct(attempt, final=final)
 
+    def _booked_elsewhere(self, hold: str) -> Attempted | None:
+        self._looked_up += 1
+        return super()._booked_elsewhere(hold) if self._looked_up <= self.look_ups else None
+
     def _noted(self, attempt: Attempted) -> None:
         self._new[attempt.hold] = attempt
 
@@ -322,7 +333,7 @@ class _Collected(Corrections):
             if attempt is None or attempt.ended_at is not None:
                 del self._looks[hold]
             elif now >= at:
-                self._looks[hold] = (now + wait, min(2 * wait, 30.0))
+                self._looks[hold] = (now + wait, min(2 * wait, UNHEARD_SECONDS))
                 charges = self._books.ledger.charges(hold.rpartition("#")[0])
                 charge = next((one for one in charges if one.id == hold), None)
                 if charge is not None:
@@ -330,12 +341,15 @@ class _Collected(Corrections):
 
     def tidy(self) -> None:
         super().tidy()
-        longest = self._clock() - KEPT_SECONDS
+        now = self._clock()
         for attempt in [one for one in self._attempts.values() if one.ended_at is None]:
-            if attempt.started_at < longest:
+            if attempt.started_at < now - KEPT_SECONDS:
                 with self._lock:
                     del self._attempts[attempt.hold]
                     self._forget(attempt)
+            elif attempt.started_at < now - UNHEARD_SECONDS:
+                # While it seems to go on, what later calls of its chat used may be its own.
+                self._looks.setdefault(attempt.hold, (now, UNHEARD_SECONDS))
 
     def _watch(self) -> None:
         """Who leads looks again by itself."""

@@ -237,3 +237,48 @@ def test_a_run_while_a_worker_came_anew_may_lack_a_call(processes: list[Process]
         leader.collect()
         clock.now += 1
     assert last_usage(leader)[0] is Exactness.ESTIMATED
+
+
+def test_a_call_that_died_unheard_does_not_keep_the_next_of_its_chat_from_being_told(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """It was in flight when its process was killed, and is booked as lost when its time is over."""
+    caller, leader = start(tmp_path, clock, 2)
+    caller.send("chat")
+    leader.collect()
+    clock.now += 200
+    leader.runtime.books.catch_up(clock.now)
+    lost = in_ledger(caller.runtime)
+    leader.collect()
+    clock.now += 200
+    leader.collect()
+    caller.answer(caller.send("chat"))
+    leader.corrections.take(Shown(proof(7, "langfuse:t"), sessions=("chat",), started_at=clock.now))
+    for _ in range(3):
+        leader.collect()
+        clock.now += 1
+    assert in_ledger(caller.runtime) == [*lost, 1000, -930]
+
+
+def test_traces_that_name_calls_of_nobody_do_not_hold_up_the_others(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, leader = start(tmp_path, clock, 2)
+    charge = caller.answer(caller.send())
+    for number in range(900):
+        leader.corrections.take(Shown(proof(7, f"langfuse:{number}"), request=f"nobody-{number}#1"))
+    leader.corrections.take(Shown(proof(7), request=charge.id))
+    asked = []
+    ledger, charges = leader.runtime.books.ledger, leader.runtime.books.ledger.charges
+
+    def counted(operation: str | None = None) -> object:
+        asked.append(operation)
+        return charges(operation)
+
+    monkeypatch.setattr(ledger, "charges", counted)
+    leader.collect()
+    assert in_ledger(caller.runtime) == [1000, -930]
+    clock.now += 5
+    asked.clear()
+    leader.collect()
+    assert 0 < len(asked) <= 500
