@@ -51,12 +51,27 @@ class MeteredScope:
         self._items: ModelEvents | list[Any] | None = None
 
     def _begin(self) -> None:
+        self._open()
+        try:
+            self._call.__enter__()
+        except BaseException as error:
+            self._context.close(error)
+            raise
+
+    async def _begin_async(self) -> None:
+        self._open()
+        try:
+            await self._call.__aenter__()
+        except BaseException as error:
+            self._context.close(error)
+            raise
+
+    def _open(self) -> None:
         self._context = GovernanceContext(self._spec)
         self._context._begin()
         self._around = around.get()
         try:
             self._call = metered_call(self._spec.name or "?", max_cost=self._max_cost)
-            self._call.__enter__()
         except BaseException as error:
             self._context.close(error)
             raise

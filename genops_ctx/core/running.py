@@ -59,7 +59,11 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
 
         async def wait(function: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
             opened = scope()
-            opened._begin()
+            begin_async = getattr(opened, "_begin_async", None)  # of one that may wait for a server
+            if begin_async is not None:
+                await begin_async()
+            else:
+                opened._begin()
             try:
                 result = await function(*args, **kwargs)
             except BaseException as error:
