@@ -221,25 +221,25 @@ class Books:
     ) -> tuple[Charge | None, Charge | None]:
         """Book what ``correction`` makes of an attempt's charge and its adjustments so far.
 
-        Returns the first charge, and the adjustment; None for what there is not. Another process may
-        adjust the same charge meanwhile: then the function is asked again, with what that one has booked.
-        Raises where the ledger fails, so that the caller can come again.
+        Returns the first charge and the adjustment; None for what there is not. Asks again with what another
+        process has booked meanwhile. Raises where the ledger fails, so that the caller can come again.
         """
+        adjustment: Charge | None = None
         for _ in range(TRIES):
             charges = tuple(self.ledger.charges(hold.rpartition("#")[0]))
             first = next((charge for charge in charges if charge.id == hold), None)
             adjustments = [charge for charge in charges if charge.adjustment_of == hold]
             if first is None:
                 return None, None
-            adjustment = correction(first, adjustments)
-            if adjustment is None:
+            if adjustment in adjustments:
+                break  # it was written, and the word of it was lost with a connection
+            if (adjustment := correction(first, adjustments)) is None:
                 return first, None
-            settles = bool(adjustment.accounts)
-            if self.ledger.append(adjustment, settled=not settles) is not False:
+            if self.ledger.append(adjustment, settled=not adjustment.accounts) is not False:
                 break
         else:
             raise StoreError(f"{TRIES} others corrected the same charge meanwhile")
-        if settles:
+        if adjustment is not None and adjustment.accounts:
             try:
                 self._settle_adjusted(adjustment)
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from genops_ctx import governance_context
 from genops_ctx.core.errors import StoreError
 from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
-from genops_ctx.core.records import Exactness
+from genops_ctx.core.records import Charge, Exactness
+from genops_ctx.corrections import Corrections
 from genops_ctx.evidence import entries
 from genops_ctx.ledger import open_ledger
 from genops_ctx.wire.otlp import spans_of_json
@@ -282,3 +284,29 @@ def test_traces_that_name_calls_of_nobody_do_not_hold_up_the_others(
     asked.clear()
     leader.collect()
     assert 0 < len(asked) <= 500
+
+
+def test_a_correction_that_was_written_though_its_answer_was_lost_is_told(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger on a server writes it again on a new connection, and finds that there is one."""
+    (process,) = start(tmp_path, clock, 1)
+    runtime = process.runtime
+    corrections = Corrections(runtime.books, lambda: runtime.prices, clock, runtime.corrected)
+    monkeypatch.setattr(runtime, "corrections", corrections)
+    heard: list[Charge] = []
+    runtime.listeners.append(heard.append)
+    append = runtime.books.ledger.append
+
+    def twice(charge: Charge, *, settled: bool = True) -> bool | None:
+        append(charge, settled=settled)
+        return append(charge, settled=settled)
+
+    with governance_context("a") as context:
+        charge = process.answer(process.send())
+    monkeypatch.setattr(runtime.books.ledger, "append", twice)
+    corrections.take(Shown(proof(7), request=charge.id))
+    assert in_ledger(runtime) == [1000, -930]
+    assert in_accounts(runtime) == 70
+    assert context.total_cost == Decimal("0.00000007")
+    assert [one.nanos for one in heard] == [1000, -930]
