@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..controls import Controls, Row
@@ -122,6 +122,8 @@ def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
 
     @routes.get("/budgets/me", tags=["budgets"], summary="What the caller's own limits leave")
     async def mine(key: anybody) -> list[Remaining]:
+        if key.origins:  # everybody who sees the page has it
+            raise HTTPException(403, "a key for pages is told of no budget")
         return await done(lambda: _remaining(key))
 
     @routes.get("/budgets", tags=["budgets"], summary="Every budget of the settings, and every open account")

@@ -62,6 +62,8 @@ def test_what_a_client_may_still_spend(service: str, client: NewClient, flowise:
     assert (everybody["budget"], everybody["remaining"]) == ("all", "99.999994450")
     other = ask(service, client(attribution={"team": "search"}), "GET", "/budgets/me").json()
     assert other[0]["remaining"] == "1.000000000"
+    page = client(attribution={"team": "help"}, origins=("https://www.example.com",))
+    assert ask(service, page, "GET", "/budgets/me").status_code == 403
 
 
 def test_an_operator_stops_a_scope_and_lets_it_go_on(
