@@ -51,7 +51,7 @@ BATCH = 100
 TRIES = 100
 """Adjustments that may come between, before one gives up."""
 
-CLOSING_SECONDS = 10.0  # for giving reservations back at the end; those left expire, and count as spent
+CLOSING_SECONDS, CLOSING_PAUSE = 10.0, 0.2  # at the end, of tries of what fails, and between two of them
 
 REPLAY_SECONDS = 72_000.0
 """Older entries are not settled by a replay: the store may have forgotten that it has them."""
@@ -168,15 +168,14 @@ class Books:
             log.error("%d charges wait for the ledger already; one of %s is dropped", KEPT, charge.name)
 
     def _settle(self, charge: Charge, actual: int) -> None:
-        hold = charge.adjustment_of or charge.id
-        completed = charge.outcome == Outcome.COMPLETED
+        hold, completed = charge.adjustment_of or charge.id, charge.outcome == Outcome.COMPLETED
         self.store.settle(hold, actual, charge.accounts, charge.ended_at, completed)
 
     def _mark_settled(self, charges: Sequence[Charge]) -> None:
         told = None
         if charges:
-            newest = charges[-1]
-            told = self._generations.told(newest.adjustment_of or newest.id, newest.ended_at)
+            last = charges[-1]
+            told = self._generations.told(last.adjustment_of or last.id, last.ended_at)
         self.ledger.mark_settled([charge.id for charge in charges], told)
 
     def _release(self, hold: str, now: float, token: str) -> None:
@@ -188,8 +187,7 @@ class Books:
 
     def _correct(self, charge: Charge) -> None:
         """The ledger has a charge of this attempt. Unless it was lost, the first one counts."""
-        lost = self._lost(charge.id, charge.operation)
-        if lost is None:
+        if (lost := self._lost(charge.id, charge.operation)) is None:
             self._keep_apart(charge)
             return
         adjustment = self._append_adjustment(lost, charge, charge.ended_at, settled=False)
@@ -368,18 +366,13 @@ class Books:
 
     def _amount(self, charge: Charge) -> int:
         """What the whole attempt has cost."""
-        hold = charge.adjustment_of or charge.id
-        parts = self.ledger.charges(charge.operation)
+        hold, parts = charge.adjustment_of or charge.id, self.ledger.charges(charge.operation)
         return sum(part.nanos for part in parts if hold in (part.id, part.adjustment_of))
 
     def _book_losses(self, losses: Sequence[Lost]) -> None:
         booked = []
         for lost in losses:
-            try:
-                charge = charge_of_loss(lost)
-            except (ValueError, TypeError, AttributeError):
-                log.error("of a call that was never finished nothing but its amount can be read")
-                charge = charge_of_loss(replace(lost, memo=""))
+            charge = charge_of_loss(lost)
             if self.ledger.append(charge) is not False:
                 log.warning("a call of %s was never finished; what it reserved is booked", charge.name)
             booked.append(lost.name)
@@ -391,15 +384,22 @@ class Books:
         self.hand_off.close()
         while not self._catching_up.acquire(timeout=0.1):
             self._until = -math.inf  # whoever is catching up leaves the rest to this
-        for finish, left, seconds, told in (
-            (self._write_down, self._unwritten, math.inf, "%d charges are not in the ledger: %s"),
-            (self._give_back, self._releases, CLOSING_SECONDS, "%d reservations are not given back: %s"),
+        for finish, left, told in (
+            (self._write_down, self._unwritten, "%d charges are not in the ledger: %s"),
+            (self._give_back, self._releases, "%d reservations are not given back: %s"),
         ):
-            self._until = time.monotonic() + seconds
-            try:
-                finish()
-            except Exception as error:
-                log.error(told, len(left), error)
+            patience = time.monotonic() + CLOSING_SECONDS
+            self._until = math.inf if finish == self._write_down else patience
+            failed: object = "there was no time"
+            while left:
+                try:
+                    finish()
+                except Exception as error:  # nobody answered a moment ago, say, and so nobody was asked
+                    failed = error
+                    time.sleep(CLOSING_PAUSE)
+                if left and time.monotonic() > patience:
+                    log.error(told, len(left), failed)
+                    break
         self._catching_up.release()
         if self._recovery is not None:
             self._recovery.stop()

@@ -251,9 +251,22 @@ def test_only_so_much_waits(
     assert [one.operation for one in setup.booked()] == ["op0", "op1"]
 
 
+def test_closing_waits_for_a_ledger_that_is_back_a_moment_later(setup: Setup) -> None:
+    """A server that did not answer is not asked again at once; what waits for it must not end there."""
+    setup.ledger.fail("append")
+    for number in range(3):
+        setup.books.book(cost(f"op{number}"), settles=False)
+    back = threading.Timer(0.5, setup.ledger.heal)
+    back.start()
+    setup.books.close()
+    back.join()
+    assert sorted(one.operation for one in setup.booked()) == ["op0", "op1", "op2"]
+
+
 def test_closing_without_the_ledger_says_what_is_missing(
-    setup: Setup, caplog: pytest.LogCaptureFixture
+    setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("genops_ctx.books.CLOSING_SECONDS", 0.3)
     setup.ledger.fail("append")
     setup.books.book(cost("op"), settles=False)
     setup.books.close()
@@ -556,8 +569,9 @@ def test_a_reservation_is_given_back_when_the_books_are_closed(setup: Setup) -> 
 
 
 def test_closing_without_store_and_ledger_says_what_is_missing(
-    setup: Setup, caplog: pytest.LogCaptureFixture
+    setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("genops_ctx.books.CLOSING_SECONDS", 0.3)
     setup.reserve("op")
     setup.store.fail("release", "append")
     setup.ledger.fail("append")

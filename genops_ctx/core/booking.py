@@ -60,9 +60,22 @@ def memo_of(call: Call, context: GovernanceContext | None) -> str:
 
 
 def charge_of_loss(lost: Lost) -> Charge:
-    """The charge of an attempt that nobody finished: all that was reserved, source ``lost``."""
+    """The charge of an attempt that nobody finished: all that was reserved, source ``lost``.
+
+    Where what was kept of it cannot be read, it is of ``?`` and of nobody.
+    """
+    try:
+        return _charge_of_loss(lost, lost.memo or _NOTHING_KNOWN)
+    except (ValueError, TypeError, AttributeError):
+        return _charge_of_loss(lost, _NOTHING_KNOWN)
+
+
+_NOTHING_KNOWN = '["?", "", {}, [], 0]'
+
+
+def _charge_of_loss(lost: Lost, memo: str) -> Charge:
     operation, _, attempt = lost.name.rpartition("#")
-    name, flow, attribution, path, started_at = json.loads(lost.memo or '["?", "", {}, [], 0]')
+    name, flow, attribution, path, started_at = json.loads(memo)
     return Charge(
         id=lost.name,
         operation=operation,
