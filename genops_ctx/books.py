@@ -32,6 +32,7 @@ from .core.records import Charge, Exactness
 from .generations import Generations
 from .handoff import HandOff, is_remote
 from .ledger import open_ledger
+from .settled import Settled
 from .stores import open_store
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Books:
         self._generations = Generations(store, ledger)
         self._recovery = recovery
         self.hand_off = HandOff(store, ledger)
+        self._settled = Settled(ledger, self._generations)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float, str]] = deque()
@@ -156,7 +158,7 @@ class Books:
             if charge.exactness is not Exactness.EXACT and self._adjustments_of(charge):
                 # Evidence was quicker: what it says must not be overwritten by what was thought before.
                 self._settle_whole(charge)
-            self._mark_settled([charge])
+            self._settled.add(charge)
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
 
@@ -170,13 +172,6 @@ class Books:
     def _settle(self, charge: Charge, actual: int) -> None:
         hold, completed = charge.adjustment_of or charge.id, charge.outcome == Outcome.COMPLETED
         self.store.settle(hold, actual, charge.accounts, charge.ended_at, completed)
-
-    def _mark_settled(self, charges: Sequence[Charge]) -> None:
-        told = None
-        if charges:
-            last = charges[-1]
-            told = self._generations.told(last.adjustment_of or last.id, last.ended_at)
-        self.ledger.mark_settled([charge.id for charge in charges], told)
 
     def _release(self, hold: str, now: float, token: str) -> None:
         if not self.store.release(hold, now, token) and token:
@@ -246,7 +241,7 @@ class Books:
 
     def _settle_adjusted(self, adjustment: Charge) -> None:
         self._settle_whole(adjustment)
-        self._mark_settled([adjustment])
+        self._settled.tell([adjustment])
 
     def _settle_whole(self, charge: Charge) -> None:
         """Settle what the whole attempt has cost, as the ledger says it once the store was told."""
@@ -349,7 +344,7 @@ class Books:
                     else:
                         settled.append(charge)
             finally:
-                self._mark_settled(settled)
+                self._settled.tell(settled)
 
     def _time_is_up(self) -> bool:
         return time.monotonic() > self._until

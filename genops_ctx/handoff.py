@@ -20,7 +20,7 @@ from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Rel
 if TYPE_CHECKING:
     from .core.effects import Effect
 
-__all__ = ["HandOff", "in_event_loop", "is_remote"]
+__all__ = ["HandOff", "in_event_loop", "is_remote", "nobody_waits"]
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -46,18 +46,32 @@ def in_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
+_here = threading.local()
+
+
+def nobody_waits() -> bool:
+    """Whether this thread only does what was handed off to it."""
+    return getattr(_here, "nobody_waits", False)
+
+
+def _begin_booking() -> None:
+    _here.nobody_waits = True
+
+
 class _Threads:
     """Threads of this process, begun where they are first needed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begin: Callable[[], None] | None = None) -> None:
         self._name = f"genops_ctx-{name}"
+        self._begin = begin
         self._lock = threading.Lock()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def __call__(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pool[0] != os.getpid():
-                self._pool = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix=self._name))
+                pool = ThreadPoolExecutor(THREADS, thread_name_prefix=self._name, initializer=self._begin)
+                self._pool = (os.getpid(), pool)
             return self._pool[1]
 
     def close(self) -> None:
@@ -73,7 +87,7 @@ class HandOff:
     def __init__(self, *back_ends: object) -> None:
         self.needed = any(map(is_remote, back_ends))
         self._asking = _Threads("asking")
-        self._booking = _Threads("booking")
+        self._booking = _Threads("booking", _begin_booking)
 
     def run(self, function: Callable[[], object]) -> None:
         """Do something that nobody waits for: by a thread, where an event loop would have to wait."""

@@ -40,6 +40,7 @@ FLOORS = {
     "inflight": 2,
     "runtime": 2,
     "settings": 2,
+    "settled": 2,
     "environment": 2,
     "telemetry": 2,
     # 3: options of entry points

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..controls import Controls
@@ -13,7 +14,7 @@ from ..core.errors import GovernanceError
 from ..core.money import dollars
 from ..handoff import is_remote
 from ..instrument.outcomes import failure_of
-from ..runtime import get_runtime
+from ..runtime import Runtime, get_runtime
 from .refusals import unreachable
 from .relay import Streaming, cost_of
 
@@ -47,8 +48,7 @@ async def budget_headers(owner: Mapping[str, str]) -> dict[str, str]:
         return {}
 
     def rows() -> list[Any]:
-        controls = Controls(runtime.books.store, runtime.books.ledger, runtime.clock)
-        return controls.rows_of({**runtime.settings.attribution, **owner}, runtime.settings.budgets)
+        return _controls(runtime).rows_of({**runtime.settings.attribution, **owner}, runtime.settings.budgets)
 
     try:
         found = await asyncio.to_thread(rows) if is_remote(runtime.books.store) else rows()
@@ -64,6 +64,12 @@ async def budget_headers(owner: Mapping[str, str]) -> dict[str, str]:
             timespec="seconds"
         )
     return headers
+
+
+@lru_cache(maxsize=1)
+def _controls(runtime: Runtime) -> Controls:
+    """Made once: it asks the ledger which data the store must have."""
+    return Controls(runtime.books.store, runtime.books.ledger, runtime.clock)
 
 
 # -- what it used -------------------------------------------------------------------------------

@@ -130,6 +130,17 @@ def create_app(
     app.add_middleware(OriginsMiddleware, access=access)
 
     app.add_exception_handler(RequestValidationError, misunderstood)
+
+    async def pass_on(request: Request) -> Response:
+        raw = request.scope["raw_path"].decode("ascii").partition("/api/v1/")[2]
+        return await gateway.answer(request, raw, request.path_params.get("key", ""))
+
+    # Before all the others, which are looked through in this order.
+    methods = ["GET", "POST", "PUT"]
+    app.add_route("/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
+    # The embed widget has an address to set and no header: its key is part of the address.
+    app.add_route("/k/{key}/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
+
     app.include_router(admin_routes(access, store))
     app.include_router(breaker_routes(access, gateway.instances))
     app.include_router(metrics_routes(access, open_to_all=options.metrics == "open"))
@@ -138,15 +149,6 @@ def create_app(
         app.mount(MOUNTED_AT, receivers)
     app.include_router(provider_routes(access, providers))
     app.include_router(chat_routes(access, providers, options, gateway.unsent))
-
-    async def pass_on(request: Request) -> Response:
-        raw = request.scope["raw_path"].decode("ascii").partition("/api/v1/")[2]
-        return await gateway.answer(request, raw, request.path_params.get("key", ""))
-
-    methods = ["GET", "POST", "PUT"]
-    app.add_route("/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
-    # The embed widget has an address to set and no header: its key is part of the address.
-    app.add_route("/k/{key}/api/v1/{rest:path}", pass_on, methods=methods, include_in_schema=False)
 
     @app.get(
         "/health",
