@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote
 
 from .core.accounts import Account, Control, Hold, HoldState, Refusal, Reserve, Watch, reserve
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from .core.ports import AccountStore, Clock, Ledger
     from .core.records import Charge
 
-__all__ = ["Controls", "Row", "scope_key", "scope_name"]
+__all__ = ["Controls", "Limits", "Row", "scope_key", "scope_name"]
+
+Limits: TypeAlias = list[tuple[Watch, str]]
+"""What watches a call, each with the name of its window."""
 
 ALL_CALLS = "all calls"
 FENCE_SECONDS = 60.0
@@ -108,40 +111,37 @@ class Controls:
             for attribution in _attributions(budget, scopes):
                 watch = budget.watch(attribution, now)
                 watched.add(watch.account)
-                rows.append(self._row(watch, str(budget.window), accounts, now))
+                rows.append(
+                    _row(watch, str(budget.window), accounts, self._store.control(watch.control), now)
+                )
         for scope, period, window in _open_accounts(accounts, now):
             account = f"{scope}|{period.key}"
             if account not in watched:
                 also = tuple(f"{scope}|{key}" for key in period.also)
                 watch = Watch(account, 0, "", "", period.end, True, period.start, also, control=scope)
-                rows.append(self._row(watch, window, accounts, now))
+                rows.append(_row(watch, window, accounts, self._store.control(watch.control), now))
         return rows
 
     def rows_of(self, attribution: Mapping[str, str], budgets: Sequence[Budget]) -> list[Row]:
         """The limits that a call of this attribution would have to keep now."""
-        now = self._clock()
-        watches = [(budget.watch(attribution, now), str(budget.window)) for budget in budgets]
-        keys = {key for watch, _ in watches for key in (watch.account, *watch.also, watch.before) if key}
-        accounts = self._store.accounts(sorted(keys))
-        return [self._row(watch, window, accounts, now) for watch, window in watches]
+        return self.rows_at([self.limits_on(attribution, budgets)])[0]
 
-    def _row(self, watch: Watch, window: str, accounts: Mapping[str, Account], now: float) -> Row:
-        control = self._store.control(watch.control)
-        # The rule itself says limit and account: a wish that no limit admits is refused with both.
-        wish = Reserve("", 2 * MAX_NANOS, (watch._replace(enforced=True, starts_at=0.0, ends_at=None),), 0.0)
-        refusal = reserve(wish, accounts, None, {watch.control: control}, now)
-        assert isinstance(refusal, Refusal)
-        return Row(
-            budget=watch.budget,
-            scope=scope_name(watch.control),
-            window=window,
-            limit=refusal.limit if watch.budget else None,
-            spent=refusal.account.spent,
-            reserved=refusal.account.reserved,
-            resets_at=watch.ends_at,
-            frozen=control.frozen,
-            granted=control.granted if now < control.granted_until else 0,
-        )
+    def limits_on(self, attribution: Mapping[str, str], budgets: Sequence[Budget]) -> Limits:
+        """What :meth:`rows_at` is to look at for a call of this attribution; nothing is asked yet."""
+        now = self._clock()
+        return [(budget.watch(attribution, now), str(budget.window)) for budget in budgets]
+
+    def rows_at(self, asked: Sequence[Limits]) -> list[list[Row]]:
+        """How the limits stand, for several calls at once: what they have in common is looked at once."""
+        now = self._clock()
+        watches = [watch for limits in asked for watch, _ in limits]
+        keys = {key for watch in watches for key in (watch.account, *watch.also, watch.before) if key}
+        accounts = self._store.accounts(sorted(keys))
+        controls = {key: self._store.control(key) for key in {watch.control for watch in watches}}
+        return [
+            [_row(watch, window, accounts, controls[watch.control], now) for watch, window in limits]
+            for limits in asked
+        ]
 
     # -- deeds ----------------------------------------------------------------------------------
 
@@ -322,6 +322,24 @@ class Controls:
 
 _ANOTHER = "another rebuild runs, or one broke off within the last minute: try again after it"
 _UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
+
+
+def _row(watch: Watch, window: str, accounts: Mapping[str, Account], control: Control, now: float) -> Row:
+    # The rule itself says limit and account: a wish that no limit admits is refused with both.
+    wish = Reserve("", 2 * MAX_NANOS, (watch._replace(enforced=True, starts_at=0.0, ends_at=None),), 0.0)
+    refusal = reserve(wish, accounts, None, {watch.control: control}, now)
+    assert isinstance(refusal, Refusal)
+    return Row(
+        budget=watch.budget,
+        scope=scope_name(watch.control),
+        window=window,
+        limit=refusal.limit if watch.budget else None,
+        spent=refusal.account.spent,
+        reserved=refusal.account.reserved,
+        resets_at=watch.ends_at,
+        frozen=control.frozen,
+        granted=control.granted if now < control.granted_until else 0,
+    )
 
 
 def _ended(charges: Sequence[Charge], now: float) -> dict[str, Hold]:

@@ -1,20 +1,14 @@
-"""What is added to Flowise's answers: headers, and to those who ask for it, what the call used."""
+"""What is added to Flowise's answers: their cost in headers, and to those who ask for it, what they used."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..controls import Controls
-from ..core.errors import GovernanceError
 from ..core.money import dollars
-from ..handoff import is_remote
 from ..instrument.outcomes import failure_of
-from ..runtime import Runtime, get_runtime
 from .refusals import unreachable
 from .relay import Streaming, cost_of
 
@@ -22,7 +16,7 @@ if TYPE_CHECKING:
     from ..core.records import Charge
     from .relay import Answer
 
-__all__ = ["CACHED", "budget_headers", "cost_headers", "passed", "with_usage"]
+__all__ = ["CACHED", "cost_headers", "passed", "with_usage"]
 
 
 CACHED: Mapping[str, str] = {
@@ -39,37 +33,6 @@ def cost_headers(charges: list[Charge]) -> dict[str, str]:
     if found is None:
         return {}
     return {"x-genops-cost": f"{found[0]:f}", "x-genops-exactness": found[1]}
-
-
-async def budget_headers(owner: Mapping[str, str]) -> dict[str, str]:
-    """What the tightest budget of this owner leaves, and when it begins anew; nothing where there is none."""
-    runtime = get_runtime()
-    if not runtime.settings.budgets or runtime.settings.mode == "off":
-        return {}
-
-    def rows() -> list[Any]:
-        return _controls(runtime).rows_of({**runtime.settings.attribution, **owner}, runtime.settings.budgets)
-
-    try:
-        found = await asyncio.to_thread(rows) if is_remote(runtime.books.store) else rows()
-    except GovernanceError:
-        return {}
-    left = [(0 if row.frozen else row.remaining, row.resets_at) for row in found if row.remaining is not None]
-    if not left:
-        return {}
-    remaining, resets_at = min(left, key=lambda one: (one[0], -(one[1] or 0.0)))
-    headers = {"x-genops-budget-remaining": f"{dollars(remaining):f}"}
-    if resets_at is not None:
-        headers["x-genops-budget-reset"] = datetime.fromtimestamp(resets_at, UTC).isoformat(
-            timespec="seconds"
-        )
-    return headers
-
-
-@lru_cache(maxsize=1)
-def _controls(runtime: Runtime) -> Controls:
-    """Made once: it asks the ledger which data the store must have."""
-    return Controls(runtime.books.store, runtime.books.ledger, runtime.clock)
 
 
 # -- what it used -------------------------------------------------------------------------------

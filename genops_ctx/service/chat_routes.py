@@ -23,7 +23,8 @@ from ..providers.parameters import ModelParameters, ParameterIgnored
 from ..resilience.classification import ErrorKind, classify
 from ..runtime import get_runtime
 from .access import Access, secret_of
-from .answering import budget_headers, cost_headers
+from .answering import cost_headers
+from .budget_headers import budget_headers
 from .caller import attribution_of, wishes_of
 from .chat import Chat, Fit, Said, Way, by_adapter, by_decorator, fitting
 from .configuration import ServiceSettings

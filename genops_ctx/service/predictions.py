@@ -12,7 +12,8 @@ from ..core.context import governance_context
 from ..core.errors import GovernanceError
 from ..instrument.tracing import remote_parent
 from ..providers.errors import FlowiseError
-from .answering import CACHED, budget_headers, cost_headers, passed, with_usage
+from .answering import CACHED, cost_headers, passed, with_usage
+from .budget_headers import budget_headers
 from .forwarding import response_headers
 from .refusals import answer_to, told, unreachable
 from .relay import Answer, Asking, Relay, Streaming

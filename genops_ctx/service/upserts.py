@@ -15,7 +15,8 @@ from ..instrument.governor import Terms
 from ..instrument.request_bodies import files_of
 from ..instrument.tracing import remote_parent
 from ..instrument.upserts import texts_of
-from .answering import budget_headers, cost_headers
+from .answering import cost_headers
+from .budget_headers import budget_headers
 from .forwarding import response_headers
 from .refusals import answer_to, told, unreachable
 
