@@ -57,7 +57,8 @@ class Terms(NamedTuple):
     """its idempotency key"""
     at_most: int | None = None
     """nano-dollars that it may cost, said by somebody who may lie: it can forbid the call, and changes
-    nothing of what is set aside. Less would pass a budget; more could take a shared one from the others."""
+    nothing of how much is set aside, but that all of it must be left. Less would pass a budget; more could
+    take a shared one from the others."""
     guarded_by: Resilience | None = None
     """rate limits and breakers"""
     deadline: float = DEADLINE
@@ -188,7 +189,8 @@ class Governor(GenOpsFlowiseAdapter):
             defaults = {**defaults, **_attributed(session)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
         if terms.at_most is not None:
-            self._check_allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
+            whole = self._allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
+            asked = replace(asked, max_nanos=whole)
         try:
             attempt = yield from self._opened(
                 runtime,
@@ -258,18 +260,24 @@ class Governor(GenOpsFlowiseAdapter):
         )
         return UpsertMeter(attempt, None if overridden else definition)
 
-    def _check_allowed(
+    def _allowed(
         self, runtime: Runtime, prediction: Prediction, asked: Asked, at_most: int, *, bounded: bool
-    ) -> None:
-        """Raises :class:`AboveMaximum` for a call that is likely to cost more than its caller allows."""
+    ) -> int | None:
+        """What must be left of a budget for a call whose caller says what it may cost; None for the usual.
+
+        Raises :class:`AboveMaximum` for a call that is likely to cost more than that.
+        """
         known = runtime.forecast(
             prediction.flow.name, lambda: self._expected(runtime, prediction, asked, bounded=bounded)
         )
         likely = known.typical if known.typical is not None else known.estimate
         if known.ceiling is not None and (likely is None or known.ceiling < likely):
             likely = known.ceiling
-        if likely is not None and not known.unpriced:
-            _check_within(prediction.flow, likely, at_most)
+        if likely is None or known.unpriced:
+            return None
+        _check_within(prediction.flow, likely, at_most)
+        strict = any(budget.admission == "strict" for budget in runtime.settings.budgets)
+        return None if strict else likely  # a strict one sets the most aside that the flow can cost
 
     def knows(self, flow: str) -> bool:
         """Whether Flowise has told of a flow with this id lately; nothing is asked."""

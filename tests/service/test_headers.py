@@ -106,6 +106,21 @@ def test_a_callers_highest_cost_sets_nothing_less_aside(
     assert last.reserved_nanos == plain[-1].reserved_nanos
 
 
+def test_with_a_highest_cost_the_rest_of_a_budget_must_be_enough(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges
+) -> None:
+    """Without one, what is left is taken for a call that is likely to cost more."""
+    little = Settings(budgets=(Budget("0.0006/day", name="little"),))  # 0.0006144 is what is usual
+    flow, headers = flowise.flow_id("graph"), client(attribution={"team": "help"})
+    service = serve(flowise.url, settings=little)
+    refused = predict(service, flow, {**headers, "X-GenOps-Max-Cost": "0.01"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
+    assert not flowise.model.calls
+    assert predict(service, flow, headers).status_code == 200
+    (charge,) = charges()
+    assert charge.reserved_nanos == 600_000
+
+
 def test_a_call_that_is_likely_to_cost_more_is_not_sent(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient
 ) -> None:
