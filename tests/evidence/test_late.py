@@ -295,7 +295,7 @@ def test_a_correction_that_was_written_though_its_answer_was_lost_is_told(
     corrections = Corrections(runtime.books, lambda: runtime.prices, clock, runtime.corrected)
     monkeypatch.setattr(runtime, "corrections", corrections)
     heard: list[Charge] = []
-    runtime.listeners.append(heard.append)
+    monkeypatch.setattr(type(runtime), "listeners", [heard.append])
     append = runtime.books.ledger.append
 
     def twice(charge: Charge, *, settled: bool = True) -> bool | None:
