@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
 from ..core.effects import cut_off, drive_async
-from ..core.errors import BudgetExceeded, CallRefused, ConfigurationError
-from ..core.money import format_dollars
+from ..core.errors import BudgetExceeded, ConfigurationError
 from ..providers.client import PARAMETERS
 from ..providers.deadline import Exchange
 from ..providers.flowise import GenOpsFlowiseAdapter
 from ..providers.flows import Flow
+from ..providers.highest_cost import check_within
 from ..providers.http_effects import Fetch, HttpStory
 from ..providers.metering_routes import body_for
 from ..providers.prediction_story import is_agentflow
@@ -31,10 +31,9 @@ from .request_bodies import FormFields, asked_of
 from .upserts import UpsertMeter, overrides_models, upsert_forecast
 
 if TYPE_CHECKING:
-    from ..providers.prediction import Asked, Prediction
     from ..resilience.options import Resilience
 
-__all__ = ["AboveMaximum", "Governor", "Opened", "Terms"]
+__all__ = ["Governor", "Opened", "Terms"]
 
 T = TypeVar("T")
 
@@ -56,9 +55,7 @@ class Terms(NamedTuple):
     key: str | None = None
     """its idempotency key"""
     at_most: int | None = None
-    """nano-dollars that it may cost, said by somebody who may lie: it can forbid the call, and changes
-    nothing of how much is set aside, but that all of it must be left. Less would pass a budget; more could
-    take a shared one from the others."""
+    """nano-dollars that it may cost, as its caller says; see :mod:`genops_ctx.providers.highest_cost`"""
     guarded_by: Resilience | None = None
     """rate limits and breakers"""
     deadline: float = DEADLINE
@@ -66,10 +63,6 @@ class Terms(NamedTuple):
 
 
 _NO_TERMS = Terms()
-
-
-class AboveMaximum(CallRefused):
-    """The call is likely to cost more than its caller allows. Nothing was sent."""
 
 
 class Opened(NamedTuple):
@@ -118,7 +111,8 @@ class Governor(GenOpsFlowiseAdapter):
         """As :meth:`open`; a look-up is awaited, and so are stores and ledgers on servers.
 
         With ``must_exist`` a flow that Flowise says it has not raises :class:`FlowiseNotFoundError`: a
-        streamed call of one is never answered. Raises :class:`AboveMaximum` too, where there are terms.
+        streamed call of one is never answered. With terms it may raise
+        :class:`~genops_ctx.providers.highest_cost.AboveMaximum` too.
         """
         runtime = get_runtime()
         story = self._open(runtime, flow, fields, must_exist=must_exist, terms=terms)
@@ -165,7 +159,7 @@ class Governor(GenOpsFlowiseAdapter):
     ) -> HttpStory[Opened]:
         asked = asked_of(fields, self.metering)
         if terms is not _NO_TERMS:
-            asked = replace(asked, key=terms.key, guarded_by=terms.guarded_by)
+            asked = replace(asked, key=terms.key, guarded_by=terms.guarded_by, at_most=terms.at_most)
         named, definition = Flow(flow, flow), None
         if _is_uuid(flow):
             named = Flow(flow.lower(), flow)
@@ -188,9 +182,6 @@ class Governor(GenOpsFlowiseAdapter):
         if session:
             defaults = {**defaults, **_attributed(session)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
-        if terms.at_most is not None:
-            whole = self._allowed(runtime, prediction, asked, terms.at_most, bounded=bounded)
-            asked = replace(asked, max_nanos=whole)
         try:
             attempt = yield from self._opened(
                 runtime,
@@ -243,7 +234,7 @@ class Governor(GenOpsFlowiseAdapter):
         known = upsert_forecast(definition, texts, runtime.prices, runtime.clock())
         likely = None if overridden else known.estimate
         if likely is not None and terms.at_most is not None:
-            _check_within(named, likely, terms.at_most)
+            check_within(named.name, likely, terms.at_most)
         asked = replace(
             asked_of({}, "estimate"), key=terms.key, guarded_by=terms.guarded_by, max_nanos=likely
         )
@@ -260,25 +251,6 @@ class Governor(GenOpsFlowiseAdapter):
         )
         return UpsertMeter(attempt, None if overridden else definition)
 
-    def _allowed(
-        self, runtime: Runtime, prediction: Prediction, asked: Asked, at_most: int, *, bounded: bool
-    ) -> int | None:
-        """What must be left of a budget for a call whose caller says what it may cost; None for the usual.
-
-        Raises :class:`AboveMaximum` for a call that is likely to cost more than that.
-        """
-        known = runtime.forecast(
-            prediction.flow.name, lambda: self._expected(runtime, prediction, asked, bounded=bounded)
-        )
-        likely = known.typical if known.typical is not None else known.estimate
-        if known.ceiling is not None and (likely is None or known.ceiling < likely):
-            likely = known.ceiling
-        if likely is None or known.unpriced:
-            return None
-        _check_within(prediction.flow, likely, at_most)
-        strict = any(budget.admission == "strict" for budget in runtime.settings.budgets)
-        return None if strict else likely  # a strict one sets the most aside that the flow can cost
-
     def knows(self, flow: str) -> bool:
         """Whether Flowise has told of a flow with this id lately; nothing is asked."""
         return self._directory.known(flow.lower()) is not None
@@ -288,14 +260,6 @@ class Governor(GenOpsFlowiseAdapter):
         if self._fixed is None or self._fixed[0] != self.governance_attrs:
             self._fixed = (dict(self.governance_attrs), self._own_attribution())
         return self._fixed[1]
-
-
-def _check_within(flow: Flow, likely: int, at_most: int) -> None:
-    if likely > at_most:
-        raise AboveMaximum(
-            f"a call of flow {flow.name!r} is likely to cost {format_dollars(likely)}, and its caller "
-            f"allows {format_dollars(at_most)}: nothing was sent"
-        )
 
 
 _UNBOUNDED = {"chatId", "overrideConfig", "uploads", "humanInput", "form"}

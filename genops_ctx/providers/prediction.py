@@ -53,6 +53,8 @@ class Asked:
     """a flow that ignores overrides will not do"""
     parameters: ModelParameters | None = None
     """which the flow has to take"""
+    at_most: int | None = None
+    """nano-dollars that it may cost, as somebody says who may lie; see :mod:`.highest_cost`"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from .errors import FlowiseError, FlowiseNotFoundError, problem_error
 from .estimates import Texts, forecast
 from .flow_models import models_of
 from .flows import Flow
+from .highest_cost import all_of_it
 from .http_effects import Fetch, HttpStory, Post, Receive, Reply, is_event_stream, redirect_problem
 from .metering_routes import body_for, routes_of
 from .parameters import ParameterIgnored, check_parameters, with_parameters
@@ -93,12 +94,14 @@ class PredictingClient(FlowiseClient):
         timeout: object = None,
         guarded_by: Resilience | None = None,
         overrides_needed: bool = False,
+        at_most: int | None = None,
         parameters: object = None,
         **attribution: object,
     ) -> HttpStory[FlowiseAnswer | OpenStream]:
         """The arguments are those of ``predict_flow()``.
 
-        ``overrides_needed`` says that a flow that ignores overrides will not do.
+        ``overrides_needed`` says that a flow that ignores overrides will not do, ``at_most`` how many
+        nano-dollars it may cost as the service's client says.
         """
         reference = one_of("chatflow_id", chatflow_id, "flow_id", flow_id)
         if reference is None:
@@ -133,6 +136,7 @@ class PredictingClient(FlowiseClient):
             guarded_by=guarded_by,
             overrides_needed=overrides_needed,
             parameters=check_parameters(parameters),
+            at_most=at_most,
         )
         # One deadline for the look-ups and the prediction; each look-up leaves half of what is left.
         current = Exchange(limits.total)
@@ -237,17 +241,19 @@ class PredictingClient(FlowiseClient):
 
         ``forecast`` says what is known of its cost, where it is no usual prediction.
         """
-        definition, guard = prediction.definition, asked.guarded_by
-
+        definition, guard, most = prediction.definition, asked.guarded_by, asked.max_nanos
+        expected = forecast or (lambda: self._expected(runtime, prediction, asked, bounded=bounded))
+        if asked.at_most is not None:
+            most = all_of_it(runtime, prediction.flow.name, asked.at_most, expected)
         return opening(
             prediction.flow.name,
             flow=prediction.flow.id,
             defaults=defaults,
             attribution=asked.attribution,
-            max_nanos=asked.max_nanos,
+            max_nanos=most,
             idempotency_key=asked.key,
             deadline=deadline,
-            forecast=forecast or (lambda: self._expected(runtime, prediction, asked, bounded=bounded)),
+            forecast=expected,
             server=_server(self.base_url),
             runtime=runtime,
             own=self._budgets,

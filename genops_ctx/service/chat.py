@@ -46,11 +46,20 @@ class Chat:
     """rate limits before each try"""
     key: str | None = None
     """its idempotency key"""
+    at_most: int | None = None
+    """nano-dollars that all tries may cost, as its client says"""
     seconds: tuple[float, float] = (5.0, 150.0)
     """to connect, and for all tries together"""
     begun: float = field(default_factory=time.monotonic)
     charges: list[Charge] = field(default_factory=list)
     """of all tries that have ended"""
+
+    @property
+    def left(self) -> int | None:
+        """Nano-dollars that the next try may cost, as its client says."""
+        if self.at_most is None:
+            return None
+        return max(self.at_most - sum(charge.nanos for charge in self.charges), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ async def ask(provider: Provider, chat: Chat) -> Said:
             idempotency_key=chat.key,
             rate_limit=list(chat.limiters) or None,
             timeout=(min(connect, left), left),
+            at_most=chat.left,
         )
     except FlowiseNotFoundError as error:
         _say_unusable(provider, error)

@@ -5,7 +5,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,7 +110,7 @@ class Refused(BaseModel):
 _STATUSES = {
     400: "A parameter that no provider takes, or a bad header",
     401: "No valid key",
-    402: "A budget is used up",
+    402: "A budget is used up, or it is likely to cost more than it may",
     403: "Not for this key, or a policy",
     404: "No provider is configured",
     408: "Not here in time",
@@ -152,6 +152,13 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
         await unsent.count(ended, "", {} if client is None else client.attribution)
         return response
 
+    async def costs(client: ClientKey, charges: list[Charge], owner: Mapping[str, str]) -> dict[str, str]:
+        """What it cost and what that leaves; not for the visitors of a page that has the key."""
+        if client.origins:
+            return {}
+        left = await budget_headers(owner) if settings.budget_headers else {}
+        return left | cost_headers(charges)
+
     async def serve(request: Request, wish: ChatRequest, way: Way) -> Response:
         client: ClientKey = request.state.client
         charges: list[Charge] = []
@@ -165,10 +172,6 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
         try:
             owner = attribution_of(client, request.headers)
             wishes = wishes_of(client, request.headers)
-            if wishes.at_most is not None:
-                return _refused(
-                    Refusal(400, "bad_request", "X-GenOps-Max-Cost is for predictions, not for chats.", {})
-                )
             parameters = ModelParameters(wish.system_message, wish.temperature, wish.max_tokens)
             if not len(providers):
                 return _refused(Refusal(404, "no_providers", "No provider is configured.", {}))
@@ -182,6 +185,7 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
             parameters,
             [OfKey(limiter, client.id) for limiter in limiters],
             wishes.key,
+            wishes.at_most,
             (settings.connect_seconds, settings.total_seconds),
             begun,
             charges,
@@ -193,12 +197,9 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
             ):
                 said = await way(fit.providers, chat)
         except GovernanceError as error:
-            return _refused(_refusal(error), {} if client.origins else cost_headers(charges))
+            return _refused(_refusal(error), await costs(client, charges, owner) if charges else {})
         log.info("processed request with provider: %s", said.provider.name)
-        # What it cost is not for the visitors of a page that has the key.
-        headers = {} if client.origins else cost_headers(charges)
-        if settings.budget_headers and not client.origins:
-            headers |= await budget_headers(owner)
+        headers = await costs(client, charges, owner)
         answer = _answer(said, await said.provider.model(), chat, client)
         return JSONResponse(answer.model_dump(), headers=headers)
 

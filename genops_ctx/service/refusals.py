@@ -35,8 +35,8 @@ from ..core.errors import (
     StoreError,
     StoreUnavailable,
 )
-from ..instrument.governor import AboveMaximum
 from ..providers.errors import FlowiseError, FlowiseNotFoundError
+from ..providers.highest_cost import AboveMaximum
 from ..runtime import get_runtime
 
 __all__ = ["Refusal", "answer_to", "refusal_of", "told", "unreachable"]

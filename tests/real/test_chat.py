@@ -85,6 +85,13 @@ def test_chats_of_two_owners_while_the_first_provider_fails_half_way(
         first = [ask(number) for number in range(4)]
         with ThreadPoolExecutor(8) as pool:
             answers = first + list(pool.map(ask, range(4, 40)))
+        cheap = requests.post(
+            f"{service.url}/chat/direct",
+            json={"message": QUESTION},
+            headers={"Authorization": f"Bearer {secrets['help']}", "X-GenOps-Max-Cost": "0.000001"},
+            timeout=60,
+        )
+        assert (cheap.status_code, cheap.json()["error"]["code"]) == (402, "max_cost")
         board = requests.get(
             f"{service.url}/providers", headers={"Authorization": f"Bearer {secrets['help']}"}, timeout=10
         ).json()["providers"]
