@@ -10,8 +10,9 @@ is known, and is not exact.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +34,7 @@ _SLACK: Final = 2_000_000
 """nanoseconds: Flowise's starts are whole milliseconds"""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Run:
     seen_at: float
     session: str = ""
@@ -90,11 +91,16 @@ class OtlpRuns:
 
     def shown(self, now: float) -> list[Shown]:
         """The runs that are over and whose calls can be told from those of others; each once as it is."""
+        due = {
+            trace: run
+            for trace, run in self._runs.items()
+            if not run.told and run.session and run.settled(now)
+        }
+        within = self._calls_within(due)
+        holders = self._holders({span.id: span for spans in within.values() for span in spans}.values())
         found = []
-        for trace, run in self._runs.items():
-            if run.told or not run.session or not run.settled(now):
-                continue
-            calls = self._calls_of(run, now)
+        for trace, run in due.items():
+            calls = _calls_of(run, within[trace], holders, now)
             if calls is not None:
                 run.told = True
                 if run.interrupted or run.start < self._deaf_until:
@@ -121,22 +127,34 @@ class OtlpRuns:
             if run.told and call.call is not None and run.may_hold(call):
                 run.told = False
 
-    def _calls_of(self, run: _Run, now: float) -> tuple[ModelCall, ...] | None:
-        """None where a run that may have made one of the calls is not over."""
-        calls = []
-        for _, span in self._calls.values():
-            if span.call is None or not run.may_hold(span):
-                continue
-            others = [one for one in self._runs.values() if one.may_hold(span)]
-            if any(not one.settled(now) and now - one.seen_at < STALE_SECONDS for one in others):
-                return None
-            linked = [one for one in others if _linked(one, span)]
-            if linked == [run]:
-                calls.append(span.call)
-            elif run in linked or not (linked or span.parent):
-                # below another span, and linked to no run, it is of a classic flow
-                calls.append(ModelCall(span.call.id))
-        return tuple(calls)
+    def _calls_within(self, due: Mapping[str, _Run]) -> dict[str, list[Span]]:
+        """The calls in the time of each of these runs, which are over."""
+        if not due:
+            return {}
+        spans = sorted((span for _, span in self._calls.values() if span.call is not None), key=_start)
+        starts = list(map(_start, spans))
+        within = {}
+        for trace, run in due.items():
+            first = bisect_left(starts, run.start - _SLACK)
+            after = bisect_right(starts, run.end + _SLACK)
+            within[trace] = [span for span in spans[first:after] if run.may_hold(span)]
+        return within
+
+    def _holders(self, spans: Iterable[Span]) -> dict[str, list[_Run]]:
+        """The runs that may have made each of these calls.
+
+        In the order of time, so that each is compared with those that ran then: a process that takes the lead
+        has thousands of runs to tell at once.
+        """
+        begun = deque(sorted(self._runs.values(), key=_start))
+        running: list[_Run] = []
+        holders = {}
+        for span in sorted(spans, key=_start):
+            while begun and begun[0].start - _SLACK <= span.start:
+                running.append(begun.popleft())
+            running = [run for run in running if not run.end or span.start <= run.end + _SLACK]
+            holders[span.id] = [run for run in running if run.may_hold(span)]
+        return holders
 
     def _prune(self, now: float) -> None:
         while self._runs:
@@ -149,6 +167,29 @@ class OtlpRuns:
             if len(self._calls) <= KEPT and now - since < KEPT_SECONDS:
                 break
             del self._calls[name]
+
+
+def _start(one: Span | _Run) -> int:
+    return one.start
+
+
+def _calls_of(
+    run: _Run, within: Iterable[Span], holders: Mapping[str, list[_Run]], now: float
+) -> tuple[ModelCall, ...] | None:
+    """None where a run that may have made one of the calls is not over."""
+    calls = []
+    for span in within:
+        assert span.call is not None
+        others = holders[span.id]
+        if any(not one.settled(now) and now - one.seen_at < STALE_SECONDS for one in others):
+            return None
+        linked = [one for one in others if _linked(one, span)]
+        if linked == [run]:
+            calls.append(span.call)
+        elif run in linked or not (linked or span.parent):
+            # below another span, and linked to no run, it is of a classic flow
+            calls.append(ModelCall(span.call.id))
+    return tuple(calls)
 
 
 def _linked(run: _Run, call: Span) -> bool:

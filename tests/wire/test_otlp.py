@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_ctx.core.evidence import Shown
-from genops_ctx.core.records import Exactness
-from genops_ctx.wire.otlp import spans_of_json, spans_of_protobuf
+from genops_ctx.core.evidence import ModelCall, Shown
+from genops_ctx.core.records import Exactness, Usage
+from genops_ctx.wire import otlp_runs
+from genops_ctx.wire.otlp import Span, spans_of_json, spans_of_protobuf
 from genops_ctx.wire.otlp_runs import OtlpRuns
 
 LANGCHAIN = "@arizeai/openinference-instrumentation-langchain"
@@ -277,3 +278,71 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(runs._runs) == len(runs._calls) == 5_000
     runs.feed([], 10_000.0)
     assert len(runs._runs) == len(runs._calls) == 0
+
+
+def whole_run(trace: str, start: int, end: int, read: str) -> list[Span]:
+    """A run of one node that is over; times in milliseconds."""
+    return [
+        Span(False, trace, f"{trace}0", "", "CHAIN", start * MS, start * MS, session=trace),
+        Span(False, trace, f"{trace}1", f"{trace}0", "LLM", start * MS, end * MS, read=(read,)),
+        Span(False, trace, f"{trace}2", f"{trace}0", "CHAIN", start * MS, end * MS),
+    ]
+
+
+def model_call_in(name: str, start: int, end: int, read: str) -> Span:
+    usage = Usage("openai", "gpt-4o", input_tokens=7, output_tokens=5)
+    call = ModelCall(f"otlp:{name}", usage)
+    return Span(True, f"of {name}", name, "", "LLM", start * MS, end * MS, read=(read,), call=call)
+
+
+def test_a_thousand_runs_at_once_are_told_in_the_time_of_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a process that takes the lead: each call is compared with the runs of its time, not with all."""
+    runs = OtlpRuns()
+    for number in range(1_000):  # one after the other, ten at a time
+        start = 1 + 100 * number
+        runs.feed(whole_run(f"r{number}", start, start + 1_000, f"question {number}"), now=100.0)
+        runs.feed([model_call_in(f"c{number}", start + 5, start + 900, f"question {number}")], now=100.0)
+    compared = 0
+    may_hold = otlp_runs._Run.may_hold
+
+    def counted(run: otlp_runs._Run, call: Span) -> bool:
+        nonlocal compared
+        compared += 1
+        return may_hold(run, call)
+
+    monkeypatch.setattr(otlp_runs._Run, "may_hold", counted)
+    found = runs.shown(now=200.0)
+    assert [one.sessions for one in found] == [(f"r{number}",) for number in range(1_000)]
+    assert all(known(one) == [(7, 5)] for one in found)
+    assert compared < 1_000 * 100
+
+
+moments = st.integers(1, 12).map(lambda tenth: tenth * 10)
+asked = st.sampled_from(["a", "b", "c"])
+spells = st.tuples(moments, moments, asked).map(lambda one: (min(one[:2]), max(one[:2]), one[2]))
+
+
+@given(ran=st.lists(spells, min_size=1, max_size=6), called=st.lists(spells, max_size=6))
+def test_calls_are_those_of_the_one_run_of_their_time_that_read_the_same(
+    ran: list[tuple[int, int, str]], called: list[tuple[int, int, str]]
+) -> None:
+    runs = OtlpRuns()
+    for number, (start, end, read) in enumerate(ran):
+        runs.feed(whole_run(f"r{number}", start, end, read), now=100.0)
+    runs.feed([model_call_in(f"c{number}", *one) for number, one in enumerate(called)], now=100.0)
+    found = {
+        one.sessions[0]: {call.id: call.usage for call in one.evidence.calls} for one in runs.shown(101.0)
+    }
+    for number, (start, end, read) in enumerate(ran):
+        sure, doubtful = set(), set()
+        for name, (begun, ended, question) in enumerate(called):
+            if not (start <= begun and ended <= end):
+                continue
+            likewise = [r for s, e, r in ran if s <= begun and ended <= e and r == question]
+            if likewise == [read]:
+                sure.add(f"otlp:c{name}")
+            elif read in likewise or not likewise:  # of several, or of nobody known
+                doubtful.add(f"otlp:c{name}")
+        told = found[f"r{number}"]
+        assert {name for name, usage in told.items() if usage is not None} == sure
+        assert {name for name, usage in told.items() if usage is None} == doubtful
