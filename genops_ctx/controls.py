@@ -103,7 +103,7 @@ class Controls:
     def rows(self, budgets: Sequence[Budget]) -> list[Row]:
         """The accounts of the windows that are open now, each with every budget that watches it."""
         now = self._clock()
-        accounts = self._store.accounts()
+        accounts, controls = self._store.accounts(), self._store.controls()
         scopes = list(dict.fromkeys(key.rpartition("|")[0] for key in accounts))
         rows = []
         watched = set()
@@ -111,15 +111,13 @@ class Controls:
             for attribution in _attributions(budget, scopes):
                 watch = budget.watch(attribution, now)
                 watched.add(watch.account)
-                rows.append(
-                    _row(watch, str(budget.window), accounts, self._store.control(watch.control), now)
-                )
+                rows.append(_row(watch, str(budget.window), accounts, controls, now))
         for scope, period, window in _open_accounts(accounts, now):
             account = f"{scope}|{period.key}"
             if account not in watched:
                 also = tuple(f"{scope}|{key}" for key in period.also)
                 watch = Watch(account, 0, "", "", period.end, True, period.start, also, control=scope)
-                rows.append(_row(watch, window, accounts, self._store.control(watch.control), now))
+                rows.append(_row(watch, window, accounts, controls, now))
         return rows
 
     def rows_of(self, attribution: Mapping[str, str], budgets: Sequence[Budget]) -> list[Row]:
@@ -137,10 +135,9 @@ class Controls:
         watches = [watch for limits in asked for watch, _ in limits]
         keys = {key for watch in watches for key in (watch.account, *watch.also, watch.before) if key}
         accounts = self._store.accounts(sorted(keys))
-        controls = {key: self._store.control(key) for key in {watch.control for watch in watches}}
+        controls = self._store.controls(sorted({watch.control for watch in watches}))
         return [
-            [_row(watch, window, accounts, controls[watch.control], now) for watch, window in limits]
-            for limits in asked
+            [_row(watch, window, accounts, controls, now) for watch, window in limits] for limits in asked
         ]
 
     # -- deeds ----------------------------------------------------------------------------------
@@ -324,7 +321,14 @@ _ANOTHER = "another rebuild runs, or one broke off within the last minute: try a
 _UNSETTLED = "some charges are not in the accounts yet: run the workers, or wait, until they are"
 
 
-def _row(watch: Watch, window: str, accounts: Mapping[str, Account], control: Control, now: float) -> Row:
+def _row(
+    watch: Watch,
+    window: str,
+    accounts: Mapping[str, Account],
+    controls: Mapping[str, Control],
+    now: float,
+) -> Row:
+    control = controls.get(watch.control, Control())
     # The rule itself says limit and account: a wish that no limit admits is refused with both.
     wish = Reserve("", 2 * MAX_NANOS, (watch._replace(enforced=True, starts_at=0.0, ends_at=None),), 0.0)
     refusal = reserve(wish, accounts, None, {watch.control: control}, now)

@@ -135,7 +135,9 @@ class AccountStore(Protocol):
         """
         ...
 
-    def control(self, key: str) -> Control: ...
+    def controls(self, keys: Sequence[str] | None = None) -> Mapping[str, Control]:
+        """What operators have said of these scopes (also where it is nothing), or of all."""
+        ...
 
     def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         """Change what is given and leave the rest, in one step: of two operators none undoes the other.

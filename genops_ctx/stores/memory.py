@@ -125,9 +125,11 @@ class MemoryStore:
                 self._accounts[key] = account._replace(spent=0)
             return account.spent
 
-    def control(self, key: str) -> Control:
+    def controls(self, keys: Sequence[str] | None = None) -> Mapping[str, Control]:
         with self._lock:
-            return self._controls.get(key, Control())
+            if keys is None:
+                return dict(self._controls)
+            return {key: self._controls.get(key, Control()) for key in keys}
 
     def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         with self._lock:

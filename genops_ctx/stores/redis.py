@@ -152,8 +152,8 @@ class RedisStore:
     def reset(self, key: str) -> int:
         return self._ask(words.reset(key))
 
-    def control(self, key: str) -> Control:
-        return self._ask(words.control(key))
+    def controls(self, keys: Sequence[str] | None = None) -> Mapping[str, Control]:
+        return self._ask(words.controls(keys))
 
     def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         return self._ask(words.set_control(key, frozen, grant))

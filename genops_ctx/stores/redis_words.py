@@ -27,7 +27,7 @@ __all__ = [
     "accounts",
     "acknowledge",
     "adjust",
-    "control",
+    "controls",
     "extend",
     "mark",
     "reap",
@@ -90,7 +90,7 @@ def acknowledge(holds: Sequence[str]) -> Transition[None]:
 
 def accounts(keys: Sequence[str] | None) -> Transition[dict[str, Account]]:
     if keys is None:
-        return Transition("accounts", 0.0, ("all",), lambda answer: _named_accounts(answer[0]))
+        return Transition("accounts", 0.0, ("all",), lambda answer: _named(answer[0], _account))
     return Transition(
         "accounts",
         0.0,
@@ -107,8 +107,15 @@ def reset(key: str) -> Transition[int]:
     return Transition("reset", 0.0, (key,), lambda answer: int(answer[0]))
 
 
-def control(key: str) -> Transition[Control]:
-    return Transition("control", 0.0, (key,), lambda answer: _control(answer[0]))
+def controls(keys: Sequence[str] | None) -> Transition[dict[str, Control]]:
+    if keys is None:
+        return Transition("controls", 0.0, ("all",), lambda answer: _named(answer[0], _control))
+    return Transition(
+        "controls",
+        0.0,
+        ("these", *keys),
+        lambda answer: {key: _control(text) for key, text in zip(keys, answer[0], strict=True)},
+    )
 
 
 def set_control(key: str, frozen: bool | None, grant: Grant | None) -> Transition[Control]:
@@ -190,10 +197,10 @@ def _losses(answer: list[Any]) -> tuple[Lost, ...]:
     return tuple(found)
 
 
-def _named_accounts(pairs: Sequence[bytes]) -> dict[str, Account]:
+def _named(pairs: Sequence[bytes], read: Callable[[bytes], T]) -> dict[str, T]:
     """Names and values by turns; the mark without a name is none."""
     return {
-        pairs[index].decode(): _account(pairs[index + 1]) for index in range(0, len(pairs), 2) if pairs[index]
+        pairs[index].decode(): read(pairs[index + 1]) for index in range(0, len(pairs), 2) if pairs[index]
     }
 
 
@@ -206,8 +213,8 @@ def _control_text(control: Control) -> str:
     return f"{control.frozen:d} {control.granted} {control.granted_until!r}"
 
 
-def _control(text: bytes | None) -> Control:
-    if text is None:
+def _control(text: bytes) -> Control:
+    if not text:
         return Control()
     frozen, granted, until = text.split()
     return Control(frozen == b"1", int(granted), float(until))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from os import PathLike, fspath
+from typing import Any
 
 from ..core import accounts as rule
 from ..core.accounts import (
@@ -259,10 +260,14 @@ class SQLiteStore:
                 connection.execute("UPDATE store_accounts SET spent = 0 WHERE key = ?", (key,))
         return spent
 
-    def control(self, key: str) -> Control:
-        for _, frozen, granted, until in self._transactions.read(_among(_CONTROLS, 1), (key,)):
-            return Control(bool(frozen), granted, until)
-        return Control()
+    def controls(self, keys: Sequence[str] | None = None) -> Mapping[str, Control]:
+        if keys is None:
+            return _controls_in(self._transactions.read(_CONTROLS))
+        controls = dict.fromkeys(keys, Control())
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            controls |= _controls_in(self._transactions.read(_among(_CONTROLS, len(some)), some))
+        return controls
 
     def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         with self._transactions as connection:
@@ -340,7 +345,10 @@ def _looked_at(connection: sqlite3.Connection, wish: Reserve) -> tuple[dict[str,
 def _controls(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Control]:
     if not keys:
         return {}
-    rows = connection.execute(_among(_CONTROLS, len(keys)), keys)
+    return _controls_in(connection.execute(_among(_CONTROLS, len(keys)), keys))
+
+
+def _controls_in(rows: Iterable[tuple[Any, ...]]) -> dict[str, Control]:
     return {key: Control(bool(frozen), granted, until) for key, frozen, granted, until in rows}
 
 

@@ -539,3 +539,30 @@ def test_a_reset_that_cannot_be_recorded_is_undone() -> None:
     with pytest.raises(OSError, match="no space"):
         Controls(get_runtime().books.store, Full(), clock).reset("all")
     assert desk.rows(budgets)[0].spent == 3 * 10**9
+
+
+def test_many_accounts_are_listed_by_asking_the_store_as_often_as_for_few() -> None:
+    """On Redis each question is a round trip, and a budget by user has an account for each of them."""
+    asked = []
+
+    class Counting(MemoryStore):
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_"):
+                asked.append(name)
+            return super().__getattribute__(name)
+
+    clock = FixedClock()
+    store = Counting()
+    budget = Budget("10/day", by="user_id", name="each")
+    for number in range(300):
+        store.adjust(budget.watch({"user_id": f"u{number}"}, clock()).account, 10**9)
+    store.set_control("user_id=u7", frozen=True)
+    store.set_control("user_id=u8", grant=(5 * 10**9, clock() + 60))
+    looking = Controls(store, MemoryLedger(), clock)
+    asked.clear()
+    rows = {row.scope: row for row in looking.rows([budget])}
+    assert len(asked) < 5
+    assert len(rows) == 300
+    assert [scope for scope, row in rows.items() if row.frozen] == ["user_id=u7"]
+    assert {row.limit for scope, row in rows.items() if scope != "user_id=u8"} == {10 * 10**9}
+    assert rows["user_id=u8"].limit == 15 * 10**9

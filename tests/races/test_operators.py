@@ -103,4 +103,4 @@ def test_a_freeze_and_a_grant_leave_each_other(plan: Plan) -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         deeds = [pool.submit(freeze, plan), pool.submit(grant, plan)]
         assert [one.result() for one in deeds] == [0, 0]
-    assert store_of(plan).control("in:") == Control(True, 15, UNTIL)
+    assert store_of(plan).controls(["in:"])["in:"] == Control(True, 15, UNTIL)

@@ -230,7 +230,7 @@ def test_adjusting_controlling_and_listing(store: AccountStore) -> None:
     store.adjust("a", -20)
     assert store.accounts() == {"a": Account(30, 0)}
     assert store.accounts(["a", "b"]) == {"a": Account(30, 0), "b": Account(0, 0)}
-    assert store.control("team=a") == Control()
+    assert store.controls(["team=a"])["team=a"] == Control()
     store.set_control("team=a", frozen=True)
     on = watch("x", 1000)._replace(control="team=a")
     refused = store.reserve(wish("op#1", 0, on), 0.0)
@@ -258,7 +258,10 @@ def test_of_two_operators_none_undoes_what_the_other_said(store: AccountStore) -
     with ThreadPoolExecutor(2) as threads:
         for done in (threads.submit(freeze), threads.submit(grant)):
             done.result(60)
-    assert store.control("team=a") == Control(frozen=True, granted=100, granted_until=9.5)
+    said = Control(frozen=True, granted=100, granted_until=9.5)
+    assert store.controls(["team=a", "in:"]) == {"team=a": said, "in:": Control()}
+    assert store.controls() == {"team=a": said}
+    assert store.controls([]) == {}
 
 
 def test_an_account_is_kept_while_a_call_of_its_window_is_in_flight(store: AccountStore) -> None:

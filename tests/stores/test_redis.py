@@ -180,7 +180,7 @@ def test_a_store_works_on_both_sides_of_a_fork(client: RedisStore) -> None:
 def test_a_flushed_server_is_not_one_that_has_spent_nothing(server: RedisServer, client: RedisStore) -> None:
     held(client, "op#1")
     server.cli("FLUSHALL")
-    for use in (lambda: held(client, "op#2"), lambda: spent(client), lambda: client.control("team=a")):
+    for use in (lambda: held(client, "op#2"), lambda: spent(client), lambda: client.controls(["team=a"])):
         with pytest.raises(StoreDataLost, match="it was emptied"):
             use()
     newcomer = RedisStore(server.url, command_timeout=1.0)
@@ -262,7 +262,7 @@ def test_restored_accounts_are_used_by_everybody(server: RedisServer, client: Re
     assert not other.restore({"a": Account(0, 0)}), "it was done already"
     assert not held(other, "op#2").fresh
     assert held(other, "op#0").state is HoldState.SETTLED
-    assert other.control("team=a").frozen
+    assert other.controls(["team=a"])["team=a"].frozen
     other.settle("op#2", 7, (), time.time(), True)
     other.settle("op#0", 10, (), time.time(), True)
     client.release("op#1", time.time())

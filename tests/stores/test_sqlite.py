@@ -239,7 +239,7 @@ def test_a_file_of_before_there_were_parts_is_opened_without_losing_a_row(
     before = tables(path)
     store = SQLiteStore(path, clock="caller")
     assert store.accounts() == {"a": Account(40, 7), "b": Account(3, 0)}
-    assert store.control("in:") == Control(True, 5, 99.0)
+    assert store.controls(["in:"])["in:"] == Control(True, 5, 99.0)
     after = tables(path)
     assert before.pop("store_version") == [(1,)]
     assert before.pop("store_marks") == [("told", None)]

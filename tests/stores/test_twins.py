@@ -81,9 +81,9 @@ def release(name: str, token: str) -> Step:
 
 def control(key: str, frozen: bool | None, grant: tuple[int, float] | None) -> Step:
     def step(store: AccountStore, now: float) -> Any:
-        before = store.control(key)
+        before = store.controls([key])[key]
         said = store.set_control(key, frozen=frozen, grant=grant)
-        assert store.control(key) == said
+        assert store.controls([key])[key] == said
         return before, said
 
     return step

@@ -1,2 +1,0 @@
--- ARGV 7 key
-return answer(redis.call("HGET", CONTROLS, ARGV[7]))
