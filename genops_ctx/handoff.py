@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Release, Take, Undo
+from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Release, Standing, Take, Undo
 
 if TYPE_CHECKING:
     from .core.effects import Effect
@@ -29,7 +29,7 @@ THREADS = 4
 """of each kind: those that somebody waits for, and those that nobody waits for. What is booked meanwhile
 keeps no call from being admitted."""
 
-_ASKS = (Hold, LookUp, Release, Judge, Undo, Take, PutBack, Enter, Leave)
+_ASKS = (Hold, LookUp, Standing, Release, Judge, Undo, Take, PutBack, Enter, Leave)
 """Effects that may ask a store, a ledger or a guard."""
 _GUARDS = (Take, PutBack, Enter, Leave)
 """Those whose guard may have a server of its own."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from .accounts import Reserve
+from .accounts import Refusal, Reserve, Watch, accounts_of, reserve
 from .errors import BudgetExceeded
 from .outcomes import Outcome
 from .policy import Facts
 from .records import Charge
 
 if TYPE_CHECKING:
-    from .ports import Breaker, Limiter, Turn
+    from .ports import AccountStore, Breaker, Limiter, Turn
 
 __all__ = [
     "Ask",
@@ -31,6 +31,7 @@ __all__ = [
     "Pause",
     "PutBack",
     "Release",
+    "Standing",
     "Story",
     "Take",
     "Undo",
@@ -64,6 +65,24 @@ class Hold(NamedTuple):
 
     wish: Reserve
     now: float
+
+
+class Standing(NamedTuple):
+    """Effect: whether an operator has frozen what one of the limits is on. Answers that :class:`Refusal`, or
+    None; raises :class:`~.errors.StoreError`."""
+
+    store: AccountStore
+    watches: tuple[Watch, ...]
+    now: float
+
+    def perform(self) -> Refusal | None:
+        controls = self.store.controls(sorted({watch.control for watch in self.watches}))
+        if not any(control.frozen for control in controls.values()):
+            return None
+        wish = Reserve("", 0, self.watches, self.now, free=True)
+        accounts = self.store.accounts(sorted(accounts_of(wish)))
+        answer = reserve(wish, accounts, None, controls, self.now)
+        return answer if isinstance(answer, Refusal) else None
 
 
 class Release(NamedTuple):
@@ -177,7 +196,7 @@ class Leave(NamedTuple):
 Guarding = Take | PutBack | Enter | Leave
 """Effects that the guard they carry performs itself."""
 
-Effect = Judge | Undo | Ask | Hold | Release | Book | LookUp | Pause | Guarding
+Effect = Judge | Undo | Ask | Hold | Standing | Release | Book | LookUp | Pause | Guarding
 E = TypeVar("E")
 T = TypeVar("T")
 Story = Generator[Effect, object, T]

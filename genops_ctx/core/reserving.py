@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .context import GovernanceContext
     from .holds import Draw
 
-__all__ = ["give_back", "over", "reserve"]
+__all__ = ["give_back", "over", "reserve", "unavailable"]
 
 TRY_AGAIN = (HoldState.FAILED, HoldState.RELEASED, HoldState.LOST)
 """An attempt that ended so did not complete its operation: the next one may be sent."""
@@ -172,7 +172,7 @@ def reserve(
         except StoreError as error:
             if call.needs_store:
                 yield from _give_back_unsure(call, wish)
-                return Refused(_unavailable(error), call.name, call.attribution, call.started_at)
+                return Refused(unavailable(error), call.name, call.attribution, call.started_at)
             answer = Held(HoldState.HELD, amount, fresh=True)
             flags += ("store_unavailable",)
         except GeneratorExit:
@@ -188,7 +188,7 @@ def reserve(
             return _refused(call, answer)
         if isinstance(answer, WrongWindow):
             clock = StoreError("its clock is in another window than it says")
-            return Refused(_unavailable(clock), call.name, call.attribution, call.started_at)
+            return Refused(unavailable(clock), call.name, call.attribution, call.started_at)
         assert isinstance(answer, Held)
         if not answer.fresh:
             return (yield from _seen_before(call, answer))
@@ -223,7 +223,8 @@ def _try_next(call: Call, state: HoldState) -> bool:
     return state in TRY_AGAIN or not call.keyed
 
 
-def _unavailable(error: StoreError) -> StoreUnavailable:
+def unavailable(error: StoreError) -> StoreUnavailable:
+    """What a call is told that may not go on without the store."""
     return StoreUnavailable(
         f"the budget store does not answer ({error}), and a budget in scope says on_store_error='block': "
         "nothing was sent. See `genops-ctx check`, or set on_store_error='allow' for calls that must go on"

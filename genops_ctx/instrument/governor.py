@@ -21,6 +21,7 @@ from ..providers.flowise import GenOpsFlowiseAdapter
 from ..providers.flows import Flow
 from ..providers.highest_cost import check_within
 from ..providers.http_effects import Fetch, HttpStory
+from ..providers.kept_answers import allowed
 from ..providers.metering_routes import body_for
 from ..providers.prediction_story import is_agentflow
 from ..providers.transport import Limits
@@ -127,6 +128,24 @@ class Governor(GenOpsFlowiseAdapter):
         """
         runtime = get_runtime()
         return await self._told(self._open_upsert(runtime, flow, fields, texts, terms), runtime)
+
+    async def allow_kept(self, flow: str, fields: Mapping[str, Any]) -> None:
+        """Raise why an answer that was kept must not be given to a prediction with these fields.
+
+        As :func:`~genops_ctx.providers.kept_answers.allowed` says.
+        """
+        runtime = get_runtime()
+        question = fields.get("question")
+        story = allowed(
+            self,
+            runtime,
+            flow,
+            question=question if isinstance(question, str) else None,
+            override=fields.get("overrideConfig"),
+            defaults=self._defaults(),
+            attribution={},
+        )
+        await self._told(story, runtime)
 
     async def _told(self, story: HttpStory[T], runtime: Runtime) -> T:
         async def perform(effect: Any) -> object:

@@ -72,6 +72,10 @@ class PredictingClient(FlowiseClient):
         """Run one prediction; gives an answer, a stream that has opened, or an awaitable of it."""
         raise TypeError(f"{type(self).__name__} sends nothing by itself")
 
+    def _run(self, story: HttpStory[Any], runtime: Runtime | None = None) -> Any:
+        """Drive a story to its end; gives what it returns, or an awaitable of it."""
+        raise TypeError(f"{type(self).__name__} sends nothing by itself")
+
     def _predict(
         self,
         runtime: Runtime,

@@ -14,10 +14,12 @@ from ..resilience.failover import NO_ANSWER
 from ..resilience.options import OPTIONS, Resilience
 from ..resilience.serving import Place, Work, guarded, run, run_async
 from .answers import FlowiseAnswer
+from .kept_answers import allowed
 
 if TYPE_CHECKING:
     from ..resilience.failover import Target
     from ..runtime import Runtime
+    from .http_effects import HttpStory
     from .prediction_story import PredictingClient
 
 __all__ = ["options_of", "work_of"]
@@ -60,7 +62,25 @@ def work_of(
         work = work._replace(cheapest=failover.order == "cheapest", answer=answer)
     if options.cache is None or not _cacheable(arguments, options):
         return work
-    return work._replace(cache=options.cache, key=_key(client, runtime, options, arguments))
+    return work._replace(
+        cache=options.cache,
+        key=_key(client, runtime, options, arguments),
+        allow=lambda: client._run(_allowed(client, runtime, name, arguments), runtime),
+    )
+
+
+def _allowed(
+    client: PredictingClient, runtime: Runtime, name: str, arguments: Mapping[str, Any]
+) -> HttpStory[None]:
+    return allowed(
+        client,
+        runtime,
+        name,
+        question=arguments.get("question"),
+        override=arguments.get("overrideConfig"),
+        defaults=client._own_attribution(),
+        attribution=_own(client, arguments),
+    )
 
 
 def _place(
@@ -171,19 +191,24 @@ def _attribution(client: PredictingClient, runtime: Runtime, arguments: Mapping[
     Raises :class:`~genops_ctx.core.errors.LockedAttributeError`: no cache may answer who poses as another.
     """
     context = current_context()
-    given = {
-        name: value
-        for name, value in arguments.items()
-        if name not in _SHAPING and name not in client.parameters
-    }
-    own = check_attribution(given, known=client.parameters, where="predict_flow()")
+    own = _own(client, arguments)
     if context is not None:
         check_locks(context.locks, own)
     inherited = {} if context is None else context.inherited
     return {**runtime.settings.attribution, **client._own_attribution(), **inherited, **own}
 
 
-_SHAPING = frozenset({"session_id", "chatflow_id", "guarded_by", *OPTIONS})
+def _own(client: PredictingClient, arguments: Mapping[str, Any]) -> Attribution:
+    """The attribution that the call itself names."""
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if name not in _SHAPING and name not in client.parameters
+    }
+    return check_attribution(given, known=client.parameters, where="predict_flow()")
+
+
+_SHAPING = frozenset({"session_id", "chatflow_id", "guarded_by", "at_most", *OPTIONS})
 
 
 def _kept(result: Any) -> Found | None:

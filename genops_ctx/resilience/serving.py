@@ -57,6 +57,8 @@ class Work(NamedTuple):
     """seconds to wait for another caller that computes the same"""
     keep: Callable[[Any], Found | None] = lambda result: Found(result, None)
     """what the cache keeps of a result; None for nothing"""
+    allow: Callable[[], Any] | None = None
+    """asked before a kept answer is given, or an awaitable of it; raises why it must not be"""
     hit: Callable[[Found], Any] = lambda found: found.value
     mark: Callable[[Any, str], Any] = lambda result, place: result
     """says on a result which place served it, where that is not the first"""
@@ -134,6 +136,8 @@ def serve(work: Work) -> Serving:
     while True:
         claimed = yield Claim(work.cache, work.key)
         if isinstance(claimed, Found):
+            if work.allow is not None:
+                yield Try(work.allow)
             record_hit(work.name, claimed)
             return work.hit(claimed)
         if not isinstance(claimed, Busy) or waited >= work.patience:

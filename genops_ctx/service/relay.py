@@ -119,7 +119,9 @@ class Relay:
         )
         if self._cacheable():
             assert instances.cache is not None
-            work = work._replace(cache=instances.cache, key=self._cache_key())
+            assert asking.fields is not None
+            allow = partial(instances.main.governor.allow_kept, asking.flow, asking.fields)
+            work = work._replace(cache=instances.cache, key=self._cache_key(), allow=allow)
         result: Answer | Streaming = await run_async(serve(work))
         return result
 

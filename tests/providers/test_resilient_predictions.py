@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
-from genops_ctx import BudgetExceeded, governance_context
-from genops_ctx.core.errors import CircuitOpen, ConfigurationError, LockedAttributeError, RateLimitExceeded
+from genops_ctx import Budget, BudgetExceeded, configure, governance_context
+from genops_ctx.core.errors import (
+    CircuitOpen,
+    ConfigurationError,
+    LockedAttributeError,
+    PolicyViolation,
+    RateLimitExceeded,
+)
+from genops_ctx.core.policy import Policy
 from genops_ctx.providers.errors import FlowiseModelError, FlowiseServerError
 from genops_ctx.providers.flowise import AsyncFlowiseAdapter, GenOpsFlowiseAdapter
 from genops_ctx.resilience import CircuitBreaker, Failover, QueryCache, RateLimiter, RetryConfig, Target
-from genops_ctx.runtime import Runtime
+from genops_ctx.runtime import Runtime, get_runtime
 from genops_ctx.testing import FlowiseStandIn, capture
 
 FLOW = "customer-support-v1"
@@ -110,6 +117,27 @@ def test_a_hit_costs_nothing_and_says_what_it_saved(
     (audit,) = [event for event in genops_runtime.books.ledger.audits() if event.action == "cached"]
     assert audit.nanos == charges[0].nanos
     assert "why?" not in repr(audit)
+
+
+def test_no_kept_answer_for_a_frozen_owner_or_against_a_policy(
+    ask: Any, flowise_stand_in: FlowiseStandIn
+) -> None:
+    budget = Budget("1/day", name="daily", by="team")
+    configure(budgets=[budget], policies=[Policy("quick", where={"team": "ads"}, deny_flows=(FLOW,))])
+    adapter = ask.adapter(flowise_stand_in.url, cache=QueryCache(by=("customer_id",)))
+    books = get_runtime().books
+    with capture() as charges:
+        ask(adapter, team="help")
+        assert ask(adapter, team="help").cached
+        assert ask(adapter, team="sales").cached
+        with pytest.raises(PolicyViolation, match="denied"):
+            ask(adapter, team="ads")
+        books.store.set_control("team=help", frozen=True)
+        with pytest.raises(BudgetExceeded, match="frozen by an operator"):
+            ask(adapter, team="help")
+        assert ask(adapter, team="sales").cached
+    assert len(charges) == len(flowise_stand_in.model.calls) == 1
+    assert {event.actor for event in books.ledger.audits("refused")} == {"policy quick", "budget daily"}
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,22 @@ def test_an_answer_that_one_worker_got_is_kept_for_all(service: Served, flowise:
     assert len(flowise.model.calls) == before + 1
 
 
+def test_no_worker_gives_a_kept_answer_to_an_owner_that_was_frozen_through_one(
+    service: Served, flowise: FlowiseStandIn
+) -> None:
+    flow = flowise.flow_id("kept")
+    workers = clients(service, secret(service, "cold", "operator", team="cold", customer_id="cold"))
+    first, *others = workers.values()
+    predict(service, first, flow)
+    before = len(flowise.model.calls)
+    assert [predict(service, one, flow).headers["X-GenOps-Cache"] for one in others] == ["hit"] * 3
+    for frozen, expected in ((True, [402] * 4), (False, [200] * 4)):
+        done = first.post(f"{service.url}/budgets/team=cold/freeze", json={"frozen": frozen}, timeout=10)
+        assert done.status_code == 200, done.text
+        assert [predict(service, one, flow).status_code for one in workers.values()] == expected
+    assert len(flowise.model.calls) == before
+
+
 def test_a_call_with_a_key_is_made_once_by_all_workers(service: Served, flowise: FlowiseStandIn) -> None:
     flow = flowise.flow_id("once")
     workers = clients(service, secret(service, "once", customer_id="once"))
