@@ -72,6 +72,8 @@ async def body_of(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -
             body += chunk if unpack is None else unpack.decompress(chunk, limit + 1 - len(body))
         except zlib.error:
             raise BadBody(400, "the body is no gzip") from None
+        if unpack is not None and unpack.unused_data:
+            raise BadBody(400, "something follows the gzip")  # else it would be kept, however much it is
         if len(body) > limit:
             raise BadBody(413, f"at most {limit} bytes are taken at once")
     if unpack is not None and not unpack.eof:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .configuration import ServiceSettings
+from .receiving import EXPORTS
 from .refusals import Refusal, answer_to
 
 __all__ = ["LimitsMiddleware", "misunderstood"]
@@ -52,7 +53,11 @@ class LimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = _ambiguous(scope["headers"]) or self._announced(scope["headers"])
+        refusal = (
+            _ambiguous(scope["headers"])
+            or _compressed(scope["path"], scope["headers"])
+            or self._announced(scope["headers"])
+        )
         if refusal is None:
             body = _Body(receive, send, self._settings)
             try:
@@ -129,11 +134,17 @@ class _Body:
 
 def _ambiguous(headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
     seen: set[bytes] = set()
-    for name, value in headers:
+    for name, _ in headers:
         if name in seen:
             return Refusal(400, "bad_request", f"The header {name.decode()} is given twice.", {})
         if name in _ONCE or name.startswith(b"x-genops-"):
             seen.add(name)
-        if name == b"content-encoding" and value.lower() != b"identity":
-            return Refusal(415, "unsupported", "The request is compressed; send it as it is.", {})
+    return None
+
+
+def _compressed(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
+    if path.startswith(EXPORTS):
+        return None  # collectors compress, and the receivers see to how much comes of it
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in headers):
+        return Refusal(415, "unsupported", "The request is compressed; send it as it is.", {})
     return None

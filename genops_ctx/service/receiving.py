@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from ..receivers.upstreams import Upstream
     from ..runtime import Runtime
 
-__all__ = ["MOUNTED_AT", "ReceiverSettings", "receivers_of"]
+__all__ = ["EXPORTS", "MOUNTED_AT", "ReceiverSettings", "receivers_of"]
 
 MOUNTED_AT: Final = "/receive"
+EXPORTS: Final = (f"{MOUNTED_AT}/api/public/", f"{MOUNTED_AT}/v1/")
+"""Below these, what exporters send."""
 
 
 @dataclass(frozen=True, slots=True)

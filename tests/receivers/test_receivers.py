@@ -99,6 +99,8 @@ def test_gzip_is_read_and_its_bombs_are_not(receivers: Receivers, monkeypatch: p
     assert post(receivers, gzip.compress(b'{"batch": []}'), headers=headers).status_code == 207
     assert post(receivers, gzip.compress(b'{"batch": []}')[:-9], headers=headers).status_code == 400
     assert post(receivers, b"no gzip", headers=headers).status_code == 400
+    followed = gzip.compress(b'{"batch": []}') + b"0" * 1000
+    assert post(receivers, followed, headers=headers).status_code == 400
     bomb = gzip.compress(b"0" * (exchange.MAX_BODY_BYTES + 1))
     assert len(bomb) < 100_000
     assert post(receivers, bomb, headers=headers).status_code == 413

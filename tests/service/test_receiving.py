@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,29 @@ def test_traces_are_taken_and_nothing_else(receiving: Callable[..., str]) -> Non
     assert requests.post(f"{url}/v1/traces", data="{}", headers=headers, timeout=10).status_code == 200
     for path in ("/", "/v1/metrics", "/api/public/projects", "/models/openai/models"):
         assert requests.post(url + path, data="{}", headers=headers, timeout=10).status_code == 404
+
+
+def test_exports_may_be_compressed_and_nothing_else(
+    receiving: Callable[..., str], model_stub: ModelStub
+) -> None:
+    """A collector between Flowise and the service compresses unless it is told not to."""
+    url = f"{receiving(openai=f'{model_stub.url}/v1')}/receive"
+    headers = {
+        "Authorization": f"Bearer {KEY}",
+        "Content-Type": "application/json",
+        "Content-Encoding": "gzip",
+    }
+    small, large = gzip.compress(b"{}"), gzip.compress(bytes(40 * 2**20))
+    answers = [
+        requests.post(f"{url}/v1/traces", data=data, headers=headers, timeout=10) for data in (small, large)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 413]
+    batch = gzip.compress(b'{"batch": []}')
+    ingestion = f"{url}/api/public/ingestion"
+    assert requests.post(ingestion, data=batch, headers=headers, timeout=10).status_code == 207
+    asked = {**headers, "x-fw-key": KEY}
+    answer = requests.post(f"{url}/models/openai/chat/completions", data=small, headers=asked, timeout=10)
+    assert (answer.status_code, model_stub.calls) == (415, [])
 
 
 def test_without_the_table_there_is_nothing(serve: Serve, flowise: FlowiseStandIn) -> None:
