@@ -22,7 +22,7 @@ from ..telemetry.export import export_spans
 from .access import Access
 from .admin import admin_routes
 from .breakers import breaker_routes
-from .chat_routes import chat_routes
+from .chat_routes import CHATS, chat_routes
 from .configuration import ServiceSettings
 from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
@@ -126,8 +126,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(LimitsMiddleware, settings=options)
-    app.add_middleware(OriginsMiddleware, access=access)
+
+    async def refused(request: Request) -> None:
+        """Counts what is refused before a route answers, as the route would."""
+        if request.method == "POST" and request.scope["path"] in CHATS:
+            client = getattr(request.state, "client", None)
+            await gateway.unsent.count_once(request, "refused", "", client)
+        elif request.scope["path"].startswith(("/api/v1/", "/k/")):
+            await gateway.count_refused(request)
+
+    app.add_middleware(LimitsMiddleware, settings=options, refused=refused)
+    app.add_middleware(OriginsMiddleware, access=access, refused=refused)
 
     app.add_exception_handler(RequestValidationError, misunderstood)
 

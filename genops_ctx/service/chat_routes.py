@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from ..core.context import governance_context
@@ -35,10 +38,12 @@ from .refusals import Refusal, refusal_of, unreachable
 from .relay import cost_of
 from .unsent import Unsent
 
-__all__ = ["chat_routes"]
+__all__ = ["CHATS", "chat_routes"]
 
 log = logging.getLogger("genops_ctx")
 
+CHATS = ("/chat/direct", "/chat/decorator")
+"""Paths of the endpoints."""
 MESSAGE_LENGTH = 1_000_000
 """Characters; :attr:`ServiceSettings.request_bytes` bounds a whole request."""
 
@@ -137,19 +142,24 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
                 try:
                     client = await access.client_of(secret_of(request.headers))
                 except GovernanceError as error:
-                    return await counted(_refused(_refusal(error)), None)
+                    return await counted(request, _refused(_refusal(error)))
                 if client is None:
                     refusal = Refusal(401, "unauthorized", "A valid key is needed.", {})
-                    return await counted(_refused(refusal), None)
+                    return await counted(request, _refused(refusal))
                 request.state.client = client
-                return await answer(request)
+                try:
+                    return await answer(request)
+                except (RequestValidationError, HTTPException) as error:  # of its body
+                    left = isinstance(error.__cause__, ClientDisconnect)
+                    await unsent.count_once(request, "abandoned" if left else "refused", "", client)
+                    raise
 
             return answered
 
-    async def counted(response: Response, client: ClientKey | None) -> Response:
+    async def counted(request: Request, response: Response) -> Response:
         """One of which nothing was booked."""
         ended = "error" if response.status_code in (502, 504) else "refused"
-        await unsent.count(ended, "", {} if client is None else client.attribution)
+        await unsent.count_once(request, ended, "", getattr(request.state, "client", None))
         return response
 
     async def costs(client: ClientKey, charges: list[Charge], owner: Mapping[str, str]) -> dict[str, str]:
@@ -163,7 +173,7 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
         client: ClientKey = request.state.client
         charges: list[Charge] = []
         response = await answered(request, client, wish, way, charges)
-        return response if response.status_code == 200 or charges else await counted(response, client)
+        return response if response.status_code == 200 or charges else await counted(request, response)
 
     async def answered(
         request: Request, client: ClientKey, wish: ChatRequest, way: Way, charges: list[Charge]

@@ -84,11 +84,21 @@ class Gateway:
             # Everybody who sees the page has the key. What a visitor's question cost is not theirs to know.
             for name in [name for name in response.headers if name.startswith("x-genops-")]:
                 del response.headers[name]
-        if ended and forwarded is not None and forwarded.kind in ("prediction", "upsert"):
+        if ended:
+            await self._count(request, forwarded, ended)
+        return response
+
+    async def count_refused(self, request: Request) -> None:
+        """Count a request that was refused before it came here, or while its body came."""
+        raw = request.scope["raw_path"].decode("latin-1").partition("/api/v1/")[2]
+        await self._count(request, forwarded_path(request.method, raw), "refused")
+
+    async def _count(self, request: Request, forwarded: Forwarded | None, ended: str) -> None:
+        if forwarded is not None and forwarded.kind in ("prediction", "upsert"):
+            client: ClientKey | None = getattr(request.state, "client", None)
             told = client is not None and forwarded.flow in client.flows
             flow = forwarded.flow if told or self._governor.knows(forwarded.flow) else ""
-            await self.unsent.count(ended, flow, {} if client is None else client.attribution)
-        return response
+            await self.unsent.count_once(request, ended, flow, client)
 
     async def _answer(self, request: Request, forwarded: Forwarded | None, path_key: str) -> Response:
         if forwarded is None:

@@ -40,9 +40,16 @@ _TOO_SLOW = Refusal(408, "too_slow", "The request did not come in time.", {})
 class LimitsMiddleware:
     """Refuses what is ambiguous, too large or too slow, whatever route it is for."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        settings: ServiceSettings,
+        refused: Callable[[Request], Awaitable[None]],
+    ) -> None:
+        """``refused`` is told of each request that no route has answered."""
         self._app = app
         self._settings = settings
+        self._refused = refused
 
     async def __call__(
         self,
@@ -67,7 +74,9 @@ class LimitsMiddleware:
                 refusal = body.refusal
                 if body.answering or refusal is None:
                     raise
-        answer = answer_to(Request(scope), refusal)
+        request = Request(scope)
+        answer = answer_to(request, refusal)
+        await self._refused(request)
         if refusal is _TOO_SLOW:
             answer.headers["connection"] = "close"
         await answer(scope, receive, send)

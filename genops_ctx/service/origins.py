@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..core.errors import StoreError
@@ -41,9 +42,16 @@ _PREFLIGHT = {
 class OriginsMiddleware:
     """Answers preflights, and says whose page may read an answer."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], access: Access) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        access: Access,
+        refused: Callable[[Request], Awaitable[None]],
+    ) -> None:
+        """``refused`` is told of each request that no route has answered."""
         self._app = app
         self._access = access
+        self._refused = refused
 
     async def __call__(
         self,
@@ -65,6 +73,7 @@ class OriginsMiddleware:
             # No page of this key's. Its answer could not be read there, but it would be paid for.
             refusal = Refusal(403, "origin", "This chat is not for this page.", {})
             answer = JSONResponse(refusal.body(), refusal.status)
+            await self._refused(Request(scope))
         await answer(scope, receive, self._marked(send, origin, allowed))
 
     async def _origins_of(self, path: str) -> tuple[str, ...] | None:

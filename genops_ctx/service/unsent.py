@@ -20,6 +20,10 @@ from .turns import Turns
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starlette.requests import Request
+
+    from .keys import ClientKey
+
 __all__ = ["Unsent"]
 
 log = logging.getLogger("genops_ctx")
@@ -52,6 +56,14 @@ class Unsent:
         written = asyncio.shield(self._turns.next())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(written, WAIT_SECONDS)
+
+    async def count_once(
+        self, request: Request, status: str, flow: str = "", client: ClientKey | None = None
+    ) -> None:
+        """Count a request, unless it was counted: who refuses it first may be no other than who answers."""
+        if not getattr(request.state, "counted", False):
+            request.state.counted = True
+            await self.count(status, flow, {} if client is None else client.attribution)
 
     async def close(self) -> None:
         """Write what is left, once."""
