@@ -157,7 +157,9 @@ class Body:
         """As they come. Raises :class:`FlowiseTimeoutError` and :class:`FlowiseConnectionError`."""
         with _mapped(self._what, self._exchange):
             while True:
-                _ = self._exchange.left
+                if self._exchange.remaining <= 0:
+                    self.response.close()  # nobody reads on, and an open connection would say otherwise
+                    raise TimeoutError("the deadline is over")
                 chunk = self.response.raw.read1(_CHUNK, decode_content=True)
                 if not chunk:
                     return

@@ -67,7 +67,7 @@ def throw_away(coroutine):
     began = time.monotonic()
     with CONTEXT[0]._lock:
         coroutine.close()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10
     return True
 
 
@@ -95,7 +95,7 @@ def posts(server):
     return sum(seen.method == "POST" for seen in server.requests)
 
 
-def until(condition, within=3.0):
+def until(condition, within=30.0):
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it never came"

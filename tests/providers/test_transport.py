@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -207,8 +208,8 @@ def test_a_session_with_other_adapters(server):
     assert Counting.sent >= 3
     with governance_context("test", budget=1) as context:
         server.hang_next()
-        with at_most(1.5), pytest.raises(errors.FlowiseTimeoutError):
-            adapter.predict_flow("graph", "Hello", timeout=0.3)
+        with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
+            adapter.predict_flow("graph", "Hello", timeout=1.0)
         assert context.calls == 1
         adapter.base_url = "http://127.0.0.1:9"
         with pytest.raises(errors.FlowiseConnectionError) as caught:
@@ -237,7 +238,7 @@ def test_the_sessions_timeout_is_honoured(server, timeout):
     adapter = instrument_flowise(server.url)
     adapter.session.timeout = timeout
     server.hang_next()
-    with at_most(1.5), pytest.raises(errors.FlowiseTimeoutError):
+    with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
         adapter.predict_flow("graph", "Hello")
 
 
@@ -245,7 +246,7 @@ def test_the_calls_timeout_goes_before_the_sessions(server):
     adapter = instrument_flowise(server.url, timeout=60)
     adapter.session.timeout = 50
     server.hang_next()
-    with at_most(1.5), pytest.raises(errors.FlowiseTimeoutError):
+    with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
         adapter.predict_flow("graph", "Hello", timeout=0.3)
 
 
@@ -415,8 +416,8 @@ def test_a_huge_answer_is_not_read_to_its_end():
         for _ in range(MAX_ANSWER_BYTES // 2**20 + 64):
             yield megabyte
 
-    with RawServer(endless) as raw, at_most(10), pytest.raises(errors.FlowiseAnswerError) as caught:
-        ask(raw.url, timeout=10)
+    with RawServer(endless) as raw, at_most(60), pytest.raises(errors.FlowiseAnswerError) as caught:
+        ask(raw.url, timeout=60)
     assert caught.value.charge.outcome == "truncated"
 
 
@@ -504,13 +505,13 @@ def test_a_call_in_each_of_two_threads_has_a_deadline_of_its_own(server):
 
     def hang():
         with pytest.raises(errors.FlowiseTimeoutError) as caught:
-            adapter.predict_flow(flow, "Silence", timeout=0.4)
+            adapter.predict_flow(flow, "Silence", timeout=1.2)
         failed.append(caught.value)
 
     thread = threading.Thread(target=hang)
     thread.start()
-    while not any(seen.method == "POST" for seen in server.requests):
-        pass
-    assert adapter.predict_flow(flow, "[[sleep:0.6]] Slow", timeout=5)["text"]
+    while thread.is_alive() and not any(seen.method == "POST" for seen in server.requests):
+        time.sleep(0.01)
+    assert adapter.predict_flow(flow, "[[sleep:1.5]] Slow", timeout=30)["text"]
     thread.join()
     assert len(failed) == 1
