@@ -222,7 +222,7 @@ def test_a_budget_is_not_asked_for_twice(server, inside):
 
 
 @pytest.fixture(params=["context", "memory", "sqlite", "redis"])
-def one_cent(request, tmp_path):
+def one_cent(request, tmp_path, monkeypatch):
     """A budget of a cent around what is called in it, of a context and of each store; reads its account."""
     if request.param == "context":
         with governance_context("test", budget="0.01") as context:
@@ -230,7 +230,12 @@ def one_cent(request, tmp_path):
         return
     store = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/store.db"}.get(request.param)
     if store is None:
+        from genops_ctx.stores.redis import RedisStore
+
         store = request.getfixturevalue("redis_server").url
+        monkeypatch.setitem(
+            RedisStore.__init__.__kwdefaults__, "command_timeout", 20.0
+        )  # on a busy machine too
     name = f"test {tmp_path.name}"
     configure(budgets=Budget("0.01/day", by="project"), store=store, project=name)
 

@@ -145,6 +145,6 @@ def test_a_client_that_leaves_is_booked_and_leaves_nothing_behind(tmp_path: Path
     with Served(tmp_path, flowise.url) as service:
         with asked(service) as connection:
             assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
-        assert flowise.left.wait(10)
+        assert flowise.left.wait(60)
         # It runs on in Flowise, and of that nothing more is known.
         assert outcome(service) == ("abandoned", "unknown")

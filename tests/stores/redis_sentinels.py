@@ -9,7 +9,7 @@ from pathlib import Path
 from .redis_server import RedisServer
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     last: Exception | None = None
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -59,4 +59,4 @@ class Sentinels:
 
     def fail_over(self) -> None:
         self.master.kill()
-        until(lambda: "role:master" in self.replica.cli("INFO", "replication"), 40)
+        until(lambda: "role:master" in self.replica.cli("INFO", "replication"))

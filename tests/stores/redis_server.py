@@ -81,13 +81,13 @@ class RedisServer:
 
     def wait(self) -> None:
         """Until it answers."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
                 break
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 0.2) as client:
-                    client.settimeout(0.5)
+                    client.settimeout(2)
                     client.sendall(b"PING\r\n")
                     if client.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                         return
@@ -99,7 +99,7 @@ class RedisServer:
     def cli(self, *words: str) -> str:
         """One command, by a client of its own; raises for an error reply."""
         request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-        with socket.create_connection(("127.0.0.1", self.port), 2) as client:
+        with socket.create_connection(("127.0.0.1", self.port), 30) as client:
             client.sendall(request.encode())
             answer = client.recv(65536).decode()
         if answer.startswith("-"):
@@ -118,7 +118,7 @@ class RedisServer:
         """SIGKILL, which also ends a paused one."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
             self.process = None
 
     def __enter__(self) -> RedisServer:

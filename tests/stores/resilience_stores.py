@@ -28,13 +28,13 @@ def make_new(back_end: str, request: pytest.FixtureRequest, folder: Path) -> Ite
         if back_end == "memory":
             store = MemoryResilience()
         elif back_end == "sqlite":
-            store = SQLiteResilience(folder / f"{number}.db")
+            store = SQLiteResilience(folder / f"{number}.db", timeout=60.0)
         else:
             server: RedisServer = request.getfixturevalue("redis_server")
             from genops_ctx.stores.redis_resilience import RedisResilience
             from genops_ctx.stores.redis_rules import RedisRules
 
-            rules = RedisRules(server.url, namespace=f"rules{number}", command_timeout=5.0, clock="caller")
+            rules = RedisRules(server.url, namespace=f"rules{number}", command_timeout=20.0, clock="caller")
             store = RedisResilience(rules)
         made.append(store)
         return store

@@ -355,11 +355,11 @@ def test_nothing_is_reserved_beyond_what_was_given_and_nothing_goes_missing(
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
     """Opens one and the same store each time, by its own clock."""
     if request.param == "sqlite":
-        return lambda: SQLiteStore(tmp_path / "store.db", timeout=20.0)
+        return lambda: SQLiteStore(tmp_path / "store.db", timeout=60.0)
     server: RedisServer = request.getfixturevalue("redis_server")
     from genops_ctx.stores.redis import RedisStore
 
-    return lambda: RedisStore(server.url, namespace=str(tmp_path), command_timeout=10.0)
+    return lambda: RedisStore(server.url, namespace=str(tmp_path), command_timeout=20.0)
 
 
 def test_many_inside_at_once_and_others_outside_never_pass_the_limit(shared: NewStore) -> None:
@@ -389,7 +389,7 @@ def test_many_inside_at_once_and_others_outside_never_pass_the_limit(shared: New
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     spent = sum(inside) + sum(outside)
     assert max(seen) <= limit
     after = store.accounts(["a"])["a"]

@@ -44,7 +44,7 @@ def all_three(store: RedisResilience | SharedResilience) -> None:
 
 
 def test_scripts_that_the_server_has_forgotten_are_brought_again(server: RedisServer) -> None:
-    store = RedisResilience(RedisRules(server.url, command_timeout=5.0))
+    store = RedisResilience(RedisRules(server.url, command_timeout=20.0))
     all_three(store)
     server.cli("SCRIPT", "FLUSH")
     assert store.limits.remaining("user", LIMIT, time.time()) == 2
@@ -53,7 +53,7 @@ def test_scripts_that_the_server_has_forgotten_are_brought_again(server: RedisSe
 
 
 def test_the_server_s_clock_counts_not_the_caller_s(server: RedisServer) -> None:
-    store = RedisResilience(RedisRules(server.url, command_timeout=5.0))
+    store = RedisResilience(RedisRules(server.url, command_timeout=20.0))
     for caller in (0.0, 4e9, time.time()):
         assert isinstance(store.limits.admit("user", LIMIT, caller), Admitted)
     assert not isinstance(store.limits.admit("user", LIMIT, 4e9), Admitted)
@@ -62,14 +62,14 @@ def test_the_server_s_clock_counts_not_the_caller_s(server: RedisServer) -> None
 
 def test_what_comes_too_late_is_not_done(server: RedisServer) -> None:
     """The server hangs, the question waits in its socket, and is answered when nobody waits any more."""
-    store = RedisResilience(RedisRules(server.url, command_timeout=0.3))
+    store = RedisResilience(RedisRules(server.url, command_timeout=0.5))
     assert isinstance(store.limits.admit("user", LIMIT, time.time()), Admitted)
     server.pause()
     with pytest.raises(StoreError):
         store.limits.admit("user", LIMIT, time.time())
     time.sleep(0.2)
     server.resume()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60
     while not store.healthy:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -80,7 +80,7 @@ def test_what_comes_too_late_is_not_done(server: RedisServer) -> None:
 def test_a_user_who_may_not_publish_has_breakers_all_the_same(server: RedisServer) -> None:
     server.cli("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "resetchannels")
     url = server.url.replace("://", "://app:secret@")
-    one, two = open_resilience(url, command_timeout=5.0), open_resilience(url, command_timeout=5.0)
+    one, two = open_resilience(url, command_timeout=20.0), open_resilience(url, command_timeout=20.0)
     assert isinstance(one, SharedResilience)
     all_three(one)
     assert not one.listening
@@ -92,7 +92,7 @@ def test_a_user_who_may_not_publish_has_breakers_all_the_same(server: RedisServe
 def test_what_is_kept_goes_by_itself(server: RedisServer) -> None:
     import redis
 
-    store = RedisResilience(RedisRules(server.url, command_timeout=5.0))
+    store = RedisResilience(RedisRules(server.url, command_timeout=20.0))
     all_three(store)
     store.limits.observe("user", AdaptiveRate(5), True, 0.0)
     raw = redis.Redis(port=server.port)
@@ -108,11 +108,11 @@ def test_what_is_kept_goes_by_itself(server: RedisServer) -> None:
 def test_a_cluster(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
         server.cli("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "cluster_state:ok" not in server.cli("CLUSTER", "INFO") and time.monotonic() < deadline:
             time.sleep(0.05)
         url = f"redis+cluster://127.0.0.1:{server.port}"
-        store = SharedResilience(RedisRules(url, command_timeout=2.0))
+        store = SharedResilience(RedisRules(url, command_timeout=20.0))
         assert store.healthy
         all_three(store)
         while not store.listening:
@@ -129,7 +129,7 @@ def test_a_sentinel(tmp_path: Path) -> None:
         settings.write_text(f"sentinel monitor rules 127.0.0.1 {server.port} 1\n")
         with RedisServer(folder, "--sentinel", config=settings) as sentinel:
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/rules/0"
-            store = RedisResilience(RedisRules(url, command_timeout=2.0))
+            store = RedisResilience(RedisRules(url, command_timeout=20.0))
             all_three(store)
             store.close()
 

@@ -51,7 +51,7 @@ def account(store: RedisStore) -> Account:
 def test_a_cache_that_evicts_is_noticed_and_never_read_as_nothing_spent(tmp_path: Path) -> None:
     options = ("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru", "--maxmemory-samples", "20")
     with RedisServer(tmp_path, *options) as server:
-        store = RedisStore(server.url, command_timeout=2.0)
+        store = RedisStore(server.url, command_timeout=20.0)
         assert isinstance(hold(store, "op#1"), Held)
         store.settle("op#1", 5, (), time.time(), True)
         problem = " ".join(store.check_health().problems)
@@ -63,7 +63,7 @@ def test_a_cache_that_evicts_is_noticed_and_never_read_as_nothing_spent(tmp_path
                 other.set(f"cached{number}", "x" * 1000)
                 number += 1
                 assert number < 100_000
-        newcomer = RedisStore(server.url, command_timeout=2.0, generation=store.generation)
+        newcomer = RedisStore(server.url, command_timeout=20.0, generation=store.generation)
         for client in (store, newcomer):
             with pytest.raises(StoreDataLost):
                 account(client)
@@ -74,7 +74,7 @@ def test_a_cache_that_evicts_is_noticed_and_never_read_as_nothing_spent(tmp_path
 
 def test_a_server_that_may_evict_nothing_refuses_instead(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--maxmemory-policy", "noeviction") as server:
-        store = RedisStore(server.url, command_timeout=2.0)
+        store = RedisStore(server.url, command_timeout=20.0)
         assert isinstance(hold(store, "op#1"), Held)
         server.cli("CONFIG", "SET", "maxmemory", "500kb")
         with pytest.raises(StoreError, match="OutOfMemory"):
@@ -115,7 +115,7 @@ def tls_port(tmp_path: Path, authority: Any) -> Iterator[int]:
 
 def test_tls_with_an_authority_of_ones_own(tmp_path: Path, tls_port: int) -> None:
     url = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}"
-    store = RedisStore(url, command_timeout=1.0, connect_timeout=5.0)
+    store = RedisStore(url, command_timeout=20.0, connect_timeout=20.0)
     assert isinstance(hold(store, "op#1"), Held)
     store.settle("op#1", 3, (), time.time(), True)
     assert account(store) == Account(3, 0)
@@ -129,7 +129,7 @@ def test_a_server_that_another_authority_vouches_for_is_refused(tmp_path: Path, 
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     for trusted in (f"?ssl_ca_certs={tmp_path / 'other.pem'}", ""):
         url = f"rediss://127.0.0.1:{tls_port}/0{trusted}"
-        store = RedisStore(url, command_timeout=1.0, connect_timeout=5.0)
+        store = RedisStore(url, command_timeout=20.0, connect_timeout=20.0)
         with pytest.raises(StoreError, match=r"(?i)certificate"):
             hold(store, "op#1")
         store.close()
@@ -140,7 +140,7 @@ def test_plain_words_to_a_tls_port_are_an_error_and_not_a_wait(tls_port: int) ->
     begun = time.monotonic()
     with pytest.raises(StoreError):
         hold(store, "op#1")
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 10.0
     store.close()
 
 
@@ -154,7 +154,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 
 
 def test_a_failover_to_a_replica_that_has_all_goes_on(sentinels: Sentinels) -> None:
-    store = RedisStore(sentinels.url, command_timeout=1.0)
+    store = RedisStore(sentinels.url, command_timeout=20.0)
     assert isinstance(hold(store, "op#1", 60), Held)
     store.settle("op#1", 50, (), time.time(), True)
     assert isinstance(hold(store, "op#2", 30), Held)
@@ -169,7 +169,7 @@ def test_a_failover_to_a_replica_that_has_all_goes_on(sentinels: Sentinels) -> N
 
 def test_a_failover_to_a_replica_that_was_behind_is_noticed(sentinels: Sentinels) -> None:
     """Redis replicates after it has answered, so a failover may lose what was answered last."""
-    store = RedisStore(sentinels.url, command_timeout=1.0)
+    store = RedisStore(sentinels.url, command_timeout=20.0)
     store.settle("op#1", 50, ("a",), time.time(), True)
     with redis.Redis.from_url(sentinels.master.url) as master:
         assert master.wait(1, 5000) == 1
@@ -179,12 +179,12 @@ def test_a_failover_to_a_replica_that_was_behind_is_noticed(sentinels: Sentinels
     store.settle("op#2", 40, ("a",), time.time(), True)
     told = ("op#2", time.time())
     sentinels.fail_over()
-    later = RedisStore(sentinels.url, command_timeout=1.0)
+    later = RedisStore(sentinels.url, command_timeout=20.0)
     assert store.generation is not None
     later.expect(store.generation, told)
     noticed = 0
     for client in (later, store):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 assert account(client) == Account(90, 0), "what it lost is read as not spent"
@@ -243,12 +243,12 @@ def move_slot(nodes: list[RedisServer], slot: int, keys: tuple[str, ...]) -> Non
 
 def test_a_cluster_of_three_keeps_a_namespace_in_one_slot_that_may_move(nodes: list[RedisServer]) -> None:
     url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    store = RedisStore(url, command_timeout=1.0, connect_timeout=5.0)
+    store = RedisStore(url, command_timeout=20.0, connect_timeout=20.0)
     assert isinstance(hold(store, "op#1", 60), Held)
     with redis.Redis.from_url(nodes[0].url) as client:
         slots = {int(client.execute_command("CLUSTER", "KEYSLOT", key)) for key in store.keys}
     assert len(slots) == 1
-    other = RedisStore(url, command_timeout=1.0, connect_timeout=5.0)
+    other = RedisStore(url, command_timeout=20.0, connect_timeout=20.0)
     assert account(other) == Account(0, 60)
     move_slot(nodes, *slots, store.keys)
     store.settle("op#1", 50, (), time.time(), True)  # its node answers MOVED, which is followed

@@ -80,7 +80,7 @@ _names = iter(range(10**9))
 
 def workers(server: RedisServer) -> Workers:
     name = f"versions{next(_names)}"
-    return Workers(RedisStore(server.url, namespace=name, command_timeout=5.0, clock="caller"))
+    return Workers(RedisStore(server.url, namespace=name, command_timeout=20.0, clock="caller"))
 
 
 def wish(name: str, amount: int, *within: str, until: float = 100.0) -> Reserve:
@@ -219,7 +219,7 @@ def fail_twice(breakers: BreakerStore) -> None:
 
 
 def test_a_breaker_in_redis_is_one_for_the_version_that_knows_of_no_counts(server: RedisServer) -> None:
-    rules = RedisRules(server.url, namespace=f"versions{next(_names)}", command_timeout=5.0, clock="caller")
+    rules = RedisRules(server.url, namespace=f"versions{next(_names)}", command_timeout=20.0, clock="caller")
     breakers = RedisBreakers(rules)
     fail_twice(breakers)
     assert (breakers.look("a").state, breakers.look("a").failures) == ("open", 2)
