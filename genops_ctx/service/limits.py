@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .caller import BadHeader
 from .configuration import ServiceSettings
 from .receiving import EXPORTS
 from .refusals import Refusal, answer_to
@@ -32,6 +33,11 @@ _ONCE = frozenset(
     }
 )
 """Given twice, the service might read one and Flowise, or a proxy between them, the other."""
+
+LONGEST_NAME = 64
+"""Characters that are repeated of a name in a request."""
+MOST_FAULTS = 20
+"""Faults of one body that are told."""
 
 _TOO_LARGE = Refusal(413, "too_large", "The request is too large.", {})
 _TOO_SLOW = Refusal(408, "too_slow", "The request did not come in time.", {})
@@ -84,16 +90,23 @@ class LimitsMiddleware:
     def _announced(self, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
         length = next((value for name, value in headers if name == b"content-length"), b"0")
         if not length.isdigit():
-            return Refusal(400, "bad_request", "The request has no length.", {})
+            return _bad(b"Content-Length", "is no length", "a number of bytes")
         return _TOO_LARGE if int(length[:20]) > self._settings.request_bytes else None
 
 
 async def misunderstood(request: Request, error: Exception) -> Response:
-    """Where a body is not as documented: which part, and why, but never what was in it."""
+    """Where a body is not as documented: which part, and why, but never what was in it, nor all of many."""
     assert isinstance(error, RequestValidationError)
-    told = [{"loc": found["loc"], "msg": found["msg"], "type": found["type"]} for found in error.errors()]
+    told = [
+        {"loc": [_short(part) for part in found["loc"]], "msg": found["msg"], "type": found["type"]}
+        for found in error.errors()[:MOST_FAULTS]
+    ]
     content = json.dumps({"detail": told}).encode()  # in ASCII: what was sent may have no other form
     return Response(content, 422, media_type="application/json")
+
+
+def _short(part: object) -> object:
+    return part[:LONGEST_NAME] if isinstance(part, str) else part
 
 
 class _Over(Exception):
@@ -145,7 +158,7 @@ def _ambiguous(headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
     seen: set[bytes] = set()
     for name, _ in headers:
         if name in seen:
-            return Refusal(400, "bad_request", f"The header {name.decode()} is given twice.", {})
+            return _bad(name, "came more than once", "one such header")
         if name in _ONCE or name.startswith(b"x-genops-"):
             seen.add(name)
     return None
@@ -155,5 +168,12 @@ def _compressed(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | 
     if path.startswith(EXPORTS):
         return None  # collectors compress, and the receivers see to how much comes of it
     if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in headers):
-        return Refusal(415, "unsupported", "The request is compressed; send it as it is.", {})
+        return _bad(b"Content-Encoding", "says that the request is compressed", "the request as it is", 415)
     return None
+
+
+def _bad(name: bytes, problem: str, expected: str, status: int = 400) -> Refusal:
+    """The name may be of the client's making: of a long one its beginning tells which."""
+    error = BadHeader(name.decode("latin-1")[:LONGEST_NAME], problem, expected)
+    details = {"header": error.header, "problem": problem, "expected": expected}
+    return Refusal(status, "bad_request" if status == 400 else "unsupported", str(error), details)

@@ -38,6 +38,7 @@ from ..core.errors import (
 from ..providers.errors import FlowiseError, FlowiseNotFoundError
 from ..providers.highest_cost import AboveMaximum
 from ..runtime import get_runtime
+from .caller import BadHeader
 
 __all__ = ["Refusal", "answer_to", "refusal_of", "told", "unreachable"]
 
@@ -180,6 +181,11 @@ def _misuse(error: Any, now: float) -> Refusal:
     return Refusal(400, "bad_request", "The request is not understood.", {})
 
 
+def _header(error: Any, now: float) -> Refusal:
+    details = {"header": error.header, "problem": error.problem, "expected": error.expected}
+    return Refusal(400, "bad_request", str(error), details)
+
+
 def _no_flow(error: Any, now: float) -> Refusal:
     return Refusal(404, "no_such_flow", "There is no such flow.", {})
 
@@ -201,6 +207,7 @@ _KINDS: tuple[tuple[type[GovernanceError], Any], ...] = (
     (StoreUnavailable, _busy),
     (StoreError, _busy),
     (CallRefused, _refused),
+    (BadHeader, _header),
     (ConfigurationError, _misuse),
     (LockedAttributeError, _misuse),
     (FlowiseNotFoundError, _no_flow),
