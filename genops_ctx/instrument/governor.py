@@ -11,12 +11,16 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from ..attempt import finish_quietly
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
+from ..core.booking import Report
 from ..core.effects import cut_off, drive_async
 from ..core.errors import BudgetExceeded, ConfigurationError
+from ..core.outcomes import Outcome
 from ..providers.client import PARAMETERS
 from ..providers.deadline import Exchange
+from ..providers.errors import problem_error
 from ..providers.flowise import GenOpsFlowiseAdapter
 from ..providers.flows import Flow
 from ..providers.highest_cost import check_within
@@ -26,6 +30,7 @@ from ..providers.metering_routes import body_for
 from ..providers.prediction_story import is_agentflow
 from ..providers.transport import Limits
 from ..runtime import Runtime, get_runtime
+from ..wire.answers import Problem, ProblemKind
 from ..wire.requests import dump
 from .answer_meter import AnswerMeter
 from .request_bodies import FormFields, asked_of
@@ -111,8 +116,8 @@ class Governor(GenOpsFlowiseAdapter):
     ) -> Opened:
         """As :meth:`open`; a look-up is awaited, and so are stores and ledgers on servers.
 
-        With ``must_exist`` a flow that Flowise says it has not raises :class:`FlowiseNotFoundError`: a
-        streamed call of one is never answered. With terms it may raise
+        With ``must_exist`` a flow that Flowise says it has not, and what is no id of its, raises
+        :class:`FlowiseNotFoundError`: a streamed call of one is never answered. With terms it may raise
         :class:`~genops_ctx.providers.highest_cost.AboveMaximum` too.
         """
         runtime = get_runtime()
@@ -186,11 +191,13 @@ class Governor(GenOpsFlowiseAdapter):
             definition = yield from self._definition(named, limits, must_exist=must_exist)
             if definition is not None and definition.name:
                 named = named._replace(name=definition.name)
+        elif must_exist:
+            raise problem_error(Problem(ProblemKind.NOT_FOUND), f"a stream of {flow[:64]!r}, which is no id,")
         changed = None
         evaluated = asked.route == "evaluation" and not asked.stream and not is_agentflow(definition)
         if evaluated and fields and not isinstance(fields, FormFields):
             changed = {**fields, "evaluation": True, "evaluationRunId": str(uuid.uuid4())}
-        content = None if changed is None else dump(changed)
+        content = None if changed is None else dump(changed, escaped=True)
         given = asked.body.get("overrideConfig")
         override = given if isinstance(given, dict) else {}
         session = override.get("sessionId") or asked.body.get("chatId")
@@ -227,7 +234,11 @@ class Governor(GenOpsFlowiseAdapter):
                 if not session:  # Flowise would make one, and tell it too late if the answer breaks off
                     chat = str(uuid.uuid4())
                     told = {**told, "chatId": chat}
-                content = dump(body_for(told, prediction.routes, attempt.admitted.hold))
+                try:
+                    content = dump(body_for(told, prediction.routes, attempt.admitted.hold), escaped=True)
+                except BaseException as error:  # too deep, or a number that no JSON writer has
+                    finish_quietly(attempt, Report(Outcome.NOT_SENT, runtime.clock()), error)
+                    raise
             attempt.expect_evidence((chat if isinstance(chat, str) else "", session))
         meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
         return Opened(meter, named.id if instead_of is not None else flow, content)

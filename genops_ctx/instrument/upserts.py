@@ -19,12 +19,12 @@ from ..pricing.tokens import estimate_tokens
 from ..providers.errors import FlowiseError, problem_error
 from ..wire.answers import Problem, read_json_answer
 from ..wire.upserts import embedded_texts
-from .outcomes import failure_of
 
 if TYPE_CHECKING:
     from ..attempt import Attempt
     from ..core.ports import Prices
     from ..wire.flows import FlowDefinition, ModelNode
+    from .outcomes import Failure
 
 __all__ = ["UpsertMeter", "overrides_models", "texts_of", "upsert_forecast"]
 
@@ -51,9 +51,9 @@ class UpsertMeter:
             self._finish(self._completed(parsed), None)
         return error
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, failure: Failure, error: BaseException) -> None:
         """Sending or reading failed."""
-        self._finish(self._failed(failure_of(error).outcome, None), error)
+        self._finish(self._failed(failure.outcome, None), error)
 
     def _finish(self, report: Report, error: BaseException | None) -> None:
         try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.money import dollars
+from ..core.outcomes import Outcome
 from ..core.records import least_exact
 from ..instrument.governor import Terms
-from ..instrument.outcomes import failure_of
+from ..instrument.outcomes import Failure, failure_of
+from ..providers.deadline import Exchange
 from ..providers.resilient_predictions import OWN_OF_A_RUN
 from ..resilience.cache import Found
 from ..resilience.serving import Place, Work, run_async, serve
@@ -100,7 +101,11 @@ class Relay:
     """of all tries that have ended"""
     failed: Answer | None = None
     """Flowise's own words on why the last try failed, where it had some"""
-    begun: float = field(default_factory=time.monotonic)
+    deadline: Exchange = field(init=False)
+    """that all tries share"""
+
+    def __post_init__(self) -> None:
+        self.deadline = Exchange(self.settings.total_seconds)
 
     async def run(self) -> Answer | Streaming:
         """Raises what the last place failed with; see :attr:`failed`."""
@@ -130,21 +135,23 @@ class Relay:
     async def _try(self, to: Destination) -> Answer | Streaming:
         asking = self.asking
         self.failed = None
-        left = self.settings.total_seconds - (time.monotonic() - self.begun)
+        terms = self._terms(to.instance, self.deadline.left)
         opened = await to.instance.governor.open_async(
-            to.flow, asking.fields, must_exist=asking.streams, terms=self._terms(to.instance, max(left, 1.0))
+            to.flow, asking.fields, must_exist=asking.streams, terms=terms
         )
         meter = opened.meter
         reply: aiohttp.ClientResponse | None = None
+        left = 0.0
         try:
+            left = self.deadline.left  # look-ups and rate limits take of it, and may take it all
             with opened.sending("gateway"):
-                reply = await self.send(to.instance, f"prediction/{opened.flow}", opened.body, max(left, 1.0))
+                reply = await self.send(to.instance, f"prediction/{opened.flow}", opened.body, left)
             meter.answered(reply.status, reply.headers)
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
                 return Streaming(reply, meter)
             content = await reply.read()
         except BaseException as broken:
-            meter.fail(failure_of(broken), broken)
+            meter.fail(failure_of(broken) if left else Failure(Outcome.NOT_SENT), broken)
             self._note(meter)
             if reply is not None:
                 reply.close()

@@ -96,10 +96,14 @@ def prediction_body(
     return body
 
 
-def dump(body: Mapping[str, Any]) -> bytes:
-    """Strict JSON in UTF-8. Raises :class:`ConfigurationError` for NaN, lone surrogates and objects."""
+def dump(body: Mapping[str, Any], *, escaped: bool = False) -> bytes:
+    """Strict JSON in UTF-8. Raises :class:`ConfigurationError` for NaN, lone surrogates and objects.
+
+    ``escaped`` writes it in ASCII, where lone surrogates pass: for what somebody else's client has sent as
+    such.
+    """
     try:
-        text = json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(body, allow_nan=False, ensure_ascii=escaped, separators=(",", ":"))
     except RecursionError:
         raise ConfigurationError("the request is nested too deeply, or holds itself") from None
     except ValueError:
