@@ -21,16 +21,16 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .core.accounts import Refusal, Reserve, WrongWindow
 from .core.booking import charge_of_loss, hold_id
-from .core.errors import StoreDataLost, StoreError
+from .core.errors import StoreError
 from .core.evidence import adjusted
 from .core.outcomes import Outcome
-from .core.ports import AccountStore, Held, Ledger, Lost
+from .core.ports import AccountStore, Ledger, Lost
 from .core.process import ForkedLock
 from .core.records import Charge, Exactness
 from .generations import Generations
 from .handoff import HandOff, is_remote
+from .holding import Holding
 from .ledger import open_ledger
 from .settled import Settled
 from .stores import open_store
@@ -66,8 +66,10 @@ class Books:
         self.ledger = ledger
         self._generations = Generations(store, ledger)
         self._recovery = recovery
-        self.hand_off = HandOff(store, ledger)
-        self._settled = Settled(ledger, self._generations)
+        holding = Holding(store, self._generations, recovery)
+        self.reserve = holding.reserve
+        self.hand_off = HandOff(store, ledger, hold_all=holding.reserve_all if holding.at_once else None)
+        self._settled = Settled(ledger, self._generations, self.hand_off, self._settle_all)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float, str]] = deque()
@@ -76,20 +78,6 @@ class Books:
         self._catching_up = ForkedLock()
         self._until = math.inf  # when to stop catching up (monotonic seconds)
         self._told_stale = False
-
-    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        """Raises :class:`StoreError` within the store's bound."""
-        self._generations.expect()
-        if self._recovery is not None:
-            self._recovery.watch()
-        try:
-            answer = self.store.reserve(wish, now)
-        except StoreDataLost:
-            if self._recovery is not None:
-                self._recovery.wake()
-            raise
-        self._generations.note(now)
-        return answer
 
     def charges_of(self, operation: str) -> tuple[Charge, ...]:
         """What the ledger has of an operation; nothing where it does not answer."""
@@ -125,11 +113,10 @@ class Books:
             self._book(charge, settles)
 
     def _book(self, charge: Charge, settles: bool) -> None:
-        completed = charge.outcome == Outcome.COMPLETED
         together = self._book_together if settles else None
         try:
             if together is not None:
-                fresh: bool | None = together(charge, completed)
+                fresh: bool | None = together(charge, charge.outcome == Outcome.COMPLETED)
             else:
                 fresh = self.ledger.append(charge, settled=not settles)
         except Exception as error:
@@ -146,21 +133,33 @@ class Books:
             if fresh is False:
                 self._correct(charge)
             elif settles and together is None:
-                self.hand_off.run(partial(self._settle_booked, charge))
+                self._settled.add(charge)
         except Exception as error:
             log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
             # Nothing in the ledger says that there is something to correct.
             self._keep(charge, settled=False)
 
-    def _settle_booked(self, charge: Charge) -> None:
-        try:
-            self._settle(charge, charge.nanos)
-            if charge.exactness is not Exactness.EXACT and self._adjustments_of(charge):
-                # Evidence was quicker: what it says must not be overwritten by what was thought before.
-                self._settle_whole(charge)
-            self._settled.add(charge)
-        except Exception as error:
-            log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
+    def _settle_all(self, charges: Sequence[Charge]) -> list[Charge]:
+        """Settle what is booked; returns those that the accounts have then."""
+        at_once = getattr(self.store, "settle_all", None)
+        failed: Sequence[Exception | None] = [None] * len(charges)
+        if at_once is not None:
+            failed = at_once([_end_of(charge, charge.nanos) for charge in charges])
+        settled = []
+        for charge, why in zip(charges, failed, strict=True):
+            try:
+                if why is not None:
+                    raise why
+                if at_once is None:
+                    self._settle(charge, charge.nanos)
+                if charge.exactness is not Exactness.EXACT and self._adjustments_of(charge):
+                    # Evidence was quicker: what it says must not be overwritten by what was thought before.
+                    self._settle_whole(charge)
+            except Exception as error:
+                log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
+            else:
+                settled.append(charge)
+        return settled
 
     def _keep(self, charge: Charge, settled: bool) -> None:
         """Until the ledger answers."""
@@ -170,8 +169,7 @@ class Books:
             log.error("%d charges wait for the ledger already; one of %s is dropped", KEPT, charge.name)
 
     def _settle(self, charge: Charge, actual: int) -> None:
-        hold, completed = charge.adjustment_of or charge.id, charge.outcome == Outcome.COMPLETED
-        self.store.settle(hold, actual, charge.accounts, charge.ended_at, completed)
+        self.store.settle(*_end_of(charge, actual))
 
     def _release(self, hold: str, now: float, token: str) -> None:
         if not self.store.release(hold, now, token) and token:
@@ -400,6 +398,12 @@ class Books:
             self._recovery.stop()
         self.store.close()
         self.ledger.close()
+
+
+def _end_of(charge: Charge, actual: int) -> tuple[str, int, tuple[str, ...], float, bool]:
+    """What a store is told of the end of an attempt that has cost so much."""
+    completed = charge.outcome == Outcome.COMPLETED
+    return charge.adjustment_of or charge.id, actual, charge.accounts, charge.ended_at, completed
 
 
 def open_books(settings: Settings, store: AccountStore | None, ledger: Ledger | None, clock: Clock) -> Books:

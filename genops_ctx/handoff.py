@@ -13,11 +13,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .core.effects import Enter, Hold, Judge, Leave, LookUp, Pause, PutBack, Release, Standing, Take, Undo
+from .gathering import Asked, Gathering
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .core.effects import Effect
 
 __all__ = ["HandOff", "in_event_loop", "is_remote", "nobody_waits"]
@@ -82,12 +85,25 @@ class _Threads:
 
 
 class HandOff:
-    """The threads of one runtime. Without anything remote there are none, and all is done on the spot."""
+    """The threads of one runtime. Without anything remote there are none, and all is done on the spot.
 
-    def __init__(self, *back_ends: object) -> None:
+    ``hold_all`` reserves for several calls in one exchange with their store, where that can.
+    """
+
+    def __init__(
+        self,
+        *back_ends: object,
+        hold_all: Callable[[Sequence[Hold]], Sequence[object]] | None = None,
+    ) -> None:
         self.needed = any(map(is_remote, back_ends))
         self._asking = _Threads("asking")
         self._booking = _Threads("booking", _begin_booking)
+        self._holds = None if hold_all is None else Gathering(self._asking, hold_all)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether :meth:`run` would leave it to a thread here."""
+        return self.needed and in_event_loop()
 
     def run(self, function: Callable[[], object]) -> None:
         """Do something that nobody waits for: by a thread, where an event loop would have to wait."""
@@ -125,27 +141,38 @@ class HandOff:
 
             await asyncio.sleep(effect.seconds)
             return None
+        if self._holds is not None and isinstance(effect, Hold):
+            return cast("T", await self._answer_to(self._holds.ask(effect)))
         return await self.ask(effect, perform)
 
     async def ask(self, effect: E, perform: Callable[[E], T]) -> T:
         """Perform an effect by a thread. What is answered to nobody is undone, where the effect can."""
         import asyncio
 
-        done = asyncio.get_running_loop().run_in_executor(self._asking(), perform, effect)
-        cancelled: BaseException | None = None
-        while not done.done():
-            try:
-                await asyncio.wait([done])
-            except asyncio.CancelledError as error:
-                cancelled = error
+        asked: Asked[E, T] = Asked(effect, asyncio.get_running_loop())
+        self._asking().submit(_perform, asked, perform)
+        return await self._answer_to(asked)
+
+    async def _answer_to(self, asked: Asked[Any, T]) -> T:
+        cancelled = await asked.wait()
         if cancelled is not None:
-            undo = getattr(effect, "undo", None)
-            if done.exception() is None and undo is not None:
-                self._run(partial(undo, done.result()), True)
+            undo = getattr(asked.question, "undo", None)
+            if asked.error is None and undo is not None:
+                self._run(partial(undo, asked.answer), True)
             raise cancelled
-        return done.result()
+        if asked.error is not None:
+            raise asked.error
+        return cast("T", asked.answer)
 
     def close(self) -> None:
         """End the threads once they are done."""
         self._asking.close()
         self._booking.close()
+
+
+def _perform(asked: Asked[E, T], perform: Callable[[E], T]) -> None:
+    try:
+        told: tuple[T | None, BaseException | None] = perform(asked.question), None
+    except BaseException as error:
+        told = None, error
+    asked.loop.call_soon_threadsafe(asked.tell, *told)

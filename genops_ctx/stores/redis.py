@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.accounts import Account, Control, Grant, Hold, Refusal, Reserve, WrongWindow
@@ -12,9 +12,10 @@ from ..core.ports import Held, Lost
 from ..core.process import ForkedLock
 from . import redis_words as words
 from .redis_deadline import Deadline
+from .redis_exchange import ask, ask_all
 from .redis_line import Line
 from .redis_scripts import keys_of
-from .redis_session import Request, Session
+from .redis_session import Session
 from .redis_urls import connect, parse_address
 
 if TYPE_CHECKING:
@@ -114,14 +115,35 @@ class RedisStore:
     # -- the protocol ---------------------------------------------------------------------------
 
     def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
-        answer = self._ask(words.reserve(wish, now))
-        if isinstance(answer, Held) and answer.fresh:
-            self.session.in_flight.begin(wish, answer.amount, now)
+        (answer,) = self.reserve_all([(wish, now)])
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
+    def reserve_all(
+        self, wishes: Sequence[tuple[Reserve, float]]
+    ) -> list[Held | Refusal | WrongWindow | Exception]:
+        """Reserve for several calls, one after the other; the answer of each, or what it raises."""
+        answers = self._ask_all([words.reserve(wish, now) for wish, now in wishes])
+        for (wish, now), answer in zip(wishes, answers, strict=True):
+            if isinstance(answer, Held) and answer.fresh:
+                self.session.in_flight.begin(wish, answer.amount, now)
+        return answers
+
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
-        self._ask(words.settle(hold, actual, accounts, now, completed))
-        self.session.in_flight.end(hold, actual)
+        (failed,) = self.settle_all([(hold, actual, accounts, now, completed)])
+        if failed is not None:
+            raise failed
+
+    def settle_all(
+        self, ended: Sequence[tuple[str, int, tuple[str, ...], float, bool]]
+    ) -> list[Exception | None]:
+        """Settle several; why each is not settled."""
+        failed = self._ask_all([words.settle(*one) for one in ended])
+        for (hold, actual, *_), why in zip(ended, failed, strict=True):
+            if why is None:
+                self.session.in_flight.end(hold, actual)
+        return failed
 
     def release(self, hold: str, now: float, token: str = "") -> bool:
         given_back = self._ask(words.release(hold, now, token))
@@ -155,6 +177,12 @@ class RedisStore:
     def controls(self, keys: Sequence[str] | None = None) -> Mapping[str, Control]:
         return self._ask(words.controls(keys))
 
+    def look(
+        self, keys: Sequence[str], controls: Sequence[str]
+    ) -> tuple[Mapping[str, Account], Mapping[str, Control]]:
+        """Some accounts and controls, as they are at one moment."""
+        return self._ask(words.look(keys, controls))
+
     def set_control(self, key: str, *, frozen: bool | None = None, grant: Grant | None = None) -> Control:
         return self._ask(words.set_control(key, frozen, grant))
 
@@ -176,7 +204,7 @@ class RedisStore:
         With its ``claim`` that process gets so long from now on. None where another process has one. It
         ends with the restore; with its process it runs out.
         """
-        return self._bounded(lambda client: self._drive(self.session.claim(seconds, claim), client))
+        return self._bounded(lambda client: ask(client, self.keys, self.session.claim(seconds, claim)))
 
     def restore(
         self,
@@ -201,7 +229,7 @@ class RedisStore:
             accounts, holds or {}, controls or {}, time.time() if now is None else now
         )
         return self._bounded(
-            lambda client: self._drive(self.session.restore(claim, anyway, closed, arguments), client),
+            lambda client: ask(client, self.keys, self.session.restore(claim, anyway, closed, arguments)),
             RESTORE_SECONDS,
         )
 
@@ -231,30 +259,27 @@ class RedisStore:
         self._line.check()
         name, now, arguments, read = transition
         return read(
-            self._bounded(lambda client: self._drive(self.session.ask(name, now, *arguments), client))
+            self._bounded(lambda client: ask(client, self.keys, self.session.ask(name, now, *arguments)))
         )
 
-    def _drive(self, question: Generator[Request, list[Any], T], client: Any) -> T:
+    def _ask_all(self, transitions: Sequence[words.Transition[T]]) -> list[T | Exception]:
+        """The answer to each, or what it raises; all in one exchange, where the server is one."""
+        if len(transitions) == 1 or self._address.kind == "cluster":
+            return [_attempted(lambda one=one: self._ask(one)) for one in transitions]  # type: ignore[misc]
+        begun = time.monotonic()
+        questions = [self.session.ask(name, now, *arguments) for name, now, arguments, _ in transitions]
         try:
-            request = next(question)
-            while True:
-                request = question.send(self._run(client, request))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-    def _run(self, client: Any, request: Request) -> list[Any]:
-        from redis.exceptions import NoScriptError
-
-        program, arguments = request
-        try:
-            return client.execute_command(  # type: ignore[no-any-return]
-                "EVALSHA", program.sha, len(self.keys), *self.keys, *arguments
-            )
-        except NoScriptError:
-            # It was not run. EVAL runs it and has the server know it.
-            return client.execute_command(  # type: ignore[no-any-return]
-                "EVAL", program.text, len(self.keys), *self.keys, *arguments
-            )
+            self._line.check()
+            replies = self._bounded(lambda client: ask_all(client, self.keys, questions))
+        except Exception as error:
+            return [error] * len(transitions)
+        answers: list[T | Exception] = []
+        for transition, reply in zip(transitions, replies, strict=True):
+            if isinstance(reply, Exception):
+                answers.append(self._line.failed(reply, begun))
+            else:
+                answers.append(_attempted(lambda: transition.read(reply)))  # noqa: B023 (called here)
+        return answers
 
     def _bounded(self, use: Callable[[Any], T], seconds: float | None = None) -> T:
         """Use the client for so long at most; whatever goes wrong there is a :class:`StoreError`."""
@@ -281,3 +306,10 @@ class RedisStore:
                     command_timeout=self._timeout,
                 )
             return self._client
+
+
+def _attempted(function: Callable[[], T]) -> T | Exception:
+    try:
+        return function()
+    except Exception as error:
+        return error

@@ -29,6 +29,7 @@ __all__ = [
     "adjust",
     "controls",
     "extend",
+    "look",
     "mark",
     "reap",
     "release",
@@ -116,6 +117,19 @@ def controls(keys: Sequence[str] | None) -> Transition[dict[str, Control]]:
         ("these", *keys),
         lambda answer: {key: _control(text) for key, text in zip(keys, answer[0], strict=True)},
     )
+
+
+def look(
+    keys: Sequence[str], controls: Sequence[str]
+) -> Transition[tuple[dict[str, Account], dict[str, Control]]]:
+    def read(answer: list[Any]) -> tuple[dict[str, Account], dict[str, Control]]:
+        spent, said = answer
+        return (
+            {key: _account(text) for key, text in zip(keys, spent, strict=True)},
+            {key: _control(text) for key, text in zip(controls, said, strict=True)},
+        )
+
+    return Transition("look", 0.0, (len(keys), *keys, *controls), read)
 
 
 def set_control(key: str, frozen: bool | None, grant: Grant | None) -> Transition[Control]:
