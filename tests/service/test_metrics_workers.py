@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -306,6 +307,34 @@ def test_the_alerts_of_the_document_are_rules_on_metrics_that_there_are(tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "4 rules found" in done.stdout
+
+
+def test_a_cost_that_is_unknown_is_told_of_from_the_first_on(tmp_path: Path) -> None:
+    """The first call of a flow that nobody can price makes a series, which then stays at one."""
+    (tmp_path / "alerts.yml").write_text(examples()[1])
+
+    def series(flow: str, values: str) -> dict[str, str]:
+        labels = f'chatflow_id="{flow}", provider="openai", instance="genops.example.com:443"'
+        return {"series": f"flowise_unpriced_lines_total{{{labels}}}", "values": values}
+
+    def told(minute: int, *flows: str) -> dict[str, Any]:
+        alerts = [{"exp_labels": {"chatflow_id": flow}} for flow in flows]
+        return {"eval_time": f"{minute}m", "alertname": "CostUnknown", "exp_alerts": alerts}
+
+    case = {
+        "interval": "1m",
+        "input_series": [
+            series("old", "5x290"),
+            series("first", "_x90 1x200"),  # from the 91st minute on
+            series("another", "5x91 6x200"),
+        ],
+        "alert_rule_test": [told(80), told(95, "first", "another"), told(200)],
+    }
+    (tmp_path / "test.yml").write_text(json.dumps({"rule_files": ["alerts.yml"], "tests": [case]}))
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", "test.yml"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_reads_them_as_the_document_has_it(
