@@ -29,6 +29,7 @@ from .core.evidence import (
 )
 from .core.process import ForkedLock
 from .core.records import Charge, Exactness, Line, LineKind
+from .evidence.early import EarlyEvidence
 from .evidence.exports import Exports
 
 if TYPE_CHECKING:
@@ -75,15 +76,6 @@ class Attempted:
     flow: str = ""
 
 
-@dataclass(slots=True)
-class _Early:
-    """Evidence whose attempt is not known yet: in flight in another process, or nobody's."""
-
-    shown: Shown
-    since: float
-    next_look: float
-
-
 class Corrections:
     """The attempts of this process that evidence may still correct. Safe from any thread."""
 
@@ -109,7 +101,7 @@ class Corrections:
         self._lock = ForkedLock()
         self._attempts: OrderedDict[str, Attempted] = OrderedDict()
         self._of_session: dict[str, list[str]] = {}
-        self._early: OrderedDict[str, _Early] = OrderedDict()
+        self._early = EarlyEvidence()
         self._thread: tuple[int, threading.Thread] | None = None
 
     # -- attempts ---------------------------------------------------------------------------------
@@ -146,11 +138,11 @@ class Corrections:
             attempt.answer = name if answer else attempt.answer
             attempt.sessions = (*attempt.sessions, name)
             self._of_session.setdefault(name, []).append(hold)
-            early = [item for item in self._early.items() if name in item[1].shown.sessions]
-        for key, one in early:
-            if self._matched(one.shown):
+            early = self._early.of_session(name)
+        for shown in [one.shown for one in early]:
+            if self._matched(shown):
                 with self._lock:
-                    self._early.pop(key, None)
+                    self._early.drop(shown)
 
     def booked(self, hold: str, charge: Charge | None) -> None:
         """An expected attempt has ended; None where nothing was sent. Raises nothing."""
@@ -165,8 +157,8 @@ class Corrections:
             attempt.ended_at = charge.ended_at
             attempt.pending = may_change(charge)
             if not attempt.answer:  # what may be of its answer need not wait for that any more
-                for early in self._early.values():
-                    if not set(attempt.sessions).isdisjoint(early.shown.sessions):
+                for session in attempt.sessions:
+                    for early in self._early.of_session(session):
                         early.next_look = charge.ended_at
         if attempt.pending:
             if attempt.context is not None:
@@ -241,37 +233,28 @@ class Corrections:
     def _keep_early(self, shown: Shown) -> None:
         now = self._clock()
         with self._lock:
-            name = shown.evidence.id
-            early = self._early.setdefault(name, _Early(shown, now, now + self.settle))
-            known = early.shown
-            early.shown = Shown(
-                merged(known.evidence, shown.evidence),
-                shown.request or known.request,
-                shown.sessions or known.sessions,
-                known.started_at if shown.started_at is None else shown.started_at,
-                shown.answer or known.answer,
-                shown.flow or known.flow,
-            )
+            self._early.keep(shown, now, now + self.settle)
             while len(self._early) > self.kept:
-                self._early.popitem(last=False)
+                self._early.drop_oldest()
                 self.unmatched += 1
         self._watch()
 
     def _match_early(self) -> None:
         now = self._clock()
         with self._lock:
-            due = [(name, early) for name, early in self._early.items() if early.next_look <= now]
-        for name, early in due:
+            due = self._early.due(now)
+        for early in due:
             early.next_look = now + max(TICK_SECONDS, (now - early.since) / 2)
             over = now - early.since > self.horizon
+            shown = early.shown
             try:
-                matched = self._matched(early.shown)
+                matched = self._matched(shown)
             except Exception as error:
                 log.warning("whose evidence is could not be looked up yet: %s", error)
                 matched = False
             if over or matched:
                 with self._lock:
-                    self._early.pop(name, None)
+                    self._early.drop(shown)
                     self.unmatched += not matched
 
     # -- correcting -------------------------------------------------------------------------------
