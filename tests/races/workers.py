@@ -18,7 +18,13 @@ from queue import Empty
 from typing import Any
 
 from genops_ctx import Budget, metered_call
-from genops_ctx.core.errors import AlreadyCompleted, BudgetExceeded, OperationInProgress, StoreUnavailable
+from genops_ctx.core.errors import (
+    AlreadyCompleted,
+    BudgetExceeded,
+    OperationInProgress,
+    StoreError,
+    StoreUnavailable,
+)
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.ports import AccountStore, Clock
 from genops_ctx.core.records import Charge
@@ -48,9 +54,9 @@ class Plan:
     """hang when a call is billed, to be killed there"""
     late: float = 0.0
     """seconds that it begins after the others"""
-    patience: float = 20.0
+    patience: float = 90.0
     """seconds that a worker goes on while the store does not answer"""
-    command_timeout: float = 1.0
+    command_timeout: float = 20.0
     ledger: str = ""
     """path of one that all workers share, and that is declared complete; each has its own in memory else"""
     windows: tuple[str, ...] = ("total",)
@@ -106,7 +112,7 @@ def store_of(plan: Plan) -> AccountStore:
         return RedisStore(place, command_timeout=plan.command_timeout)
     from genops_ctx.stores.sqlite import SQLiteStore
 
-    return SQLiteStore(place, timeout=20.0)
+    return SQLiteStore(place, timeout=60.0)
 
 
 def runtime_of(
@@ -207,11 +213,24 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
     return report
 
 
+def join(store: AccountStore) -> None:
+    """Meet the server, also where that takes longer than a call of this plan would wait."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            store.accounts()
+            return
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
 def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: Any) -> None:
     """All operations of one worker at once, each in a thread."""
     shorten_lives(0.0)
     runtime = runtime_of(store_of(plan), plan.ledger, plan.windows, plan.now)
-    runtime.books.store.accounts()
+    join(runtime.books.store)
     reset_runtime(runtime)
     mine = Report()
     lock = threading.Lock()
@@ -223,7 +242,7 @@ def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: An
 
     threads = [threading.Thread(target=one, args=(operation,)) for operation in operations]
     ready.put(os.getpid())
-    go.wait(60)
+    go.wait(120)
     time.sleep(plan.late)
     for thread in threads:
         thread.start()
@@ -253,14 +272,14 @@ def run_workers(
     for worker in workers:
         worker.start()
     for _ in workers:
-        ready.get(timeout=60)
+        ready.get(timeout=120)
     go.set()
     meanwhile(workers)
     total = Report()
     expected = sum(not plan.stop_at_bill for plan in plans)
     try:
         for _ in range(expected):
-            total.add(reports.get(timeout=60))
+            total.add(reports.get(timeout=180))
     except Empty:
         raise AssertionError("a worker did not come back") from None
     finally:
