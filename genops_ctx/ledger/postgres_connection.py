@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import ConfigurationError, StoreError
+from .fair_slots import FairSlots
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -92,7 +92,7 @@ class PostgresConnections:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._idle: list[Rows] = []
-        self._free = threading.BoundedSemaphore(KEPT)
+        self._free = FairSlots(KEPT)
         self._silent_until = 0.0
         weakref.finalize(self, _close, self._idle, self._process)
 

