@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from ..core.errors import ConfigurationError, StoreError
+from .fair_lock import FairLock
 from .file import connect, execute, is_busy, make_private
 from .parts import Migration, migrate
 
@@ -55,7 +56,7 @@ class Database:
         self.generation = 0
         """rises with every opening and every rollback: what was learnt of ids before is void"""
         self._timeout = timeout
-        self._lock = threading.RLock()
+        self._lock = FairLock()
         self._reading = threading.RLock()
         self._depth = 0
         self._views = 0
@@ -265,7 +266,7 @@ class Database:
                 self._lock.release()
                 self._reading.release()
             return
-        self._lock, self._reading = threading.RLock(), threading.RLock()
+        self._lock, self._reading = FairLock(), threading.RLock()
         self._torn = self._torn or not paused or self._depth > 0 or self._views > 0
         self._depth = self._views = 0
         if self._closer is not None:
