@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 __all__ = ["FairLock"]
@@ -22,10 +23,8 @@ class _Turn:
 
     def call(self) -> None:
         """Let it go on; more than once does no harm."""
-        try:
+        with suppress(RuntimeError):  # it is open already
             self.come.release()
-        except RuntimeError:
-            pass  # it was open already
 
 
 class FairLock:
