@@ -19,7 +19,7 @@ from ..core.ports import AuditEvent
 from ..runtime import get_runtime
 from .access import Access
 from .keys import ClientKey, KeyStore, Role, new_key, rotated
-from .operators import REFUSED, done, holder_of
+from .operators import CALLERS, REFUSED, OfHolder, done, holder_of
 
 __all__ = ["admin_routes"]
 
@@ -115,10 +115,10 @@ class Audit(BaseModel):
 def admin_routes(access: Access, keys: KeyStore) -> APIRouter:
     """The routes, for the keys of this store."""
 
-    anybody = Annotated[ClientKey, Depends(holder_of(access, *Role))]
+    anybody = Annotated[ClientKey, Depends(holder_of(access, *CALLERS))]
     operator = Annotated[ClientKey, Depends(holder_of(access, Role.OPERATOR, Role.ADMIN))]
     admin = Annotated[ClientKey, Depends(holder_of(access, Role.ADMIN))]
-    routes = APIRouter(responses=REFUSED)
+    routes = APIRouter(route_class=OfHolder, responses=REFUSED)
 
     @routes.get("/budgets/me", tags=["budgets"], summary="What the caller's own limits leave")
     async def mine(key: anybody) -> list[Remaining]:

@@ -15,7 +15,7 @@ from ..instrument.request_bodies import parts_of, read_body
 from ..wire.langfuse import names_request
 from .refusals import Refusal
 
-__all__ = ["fields_of"]
+__all__ = ["fields_of", "has_too_many_values"]
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
@@ -58,9 +58,14 @@ async def fields_of(body: bytes, content_type: str) -> dict[str, Any] | Refusal:
     return fields
 
 
+def has_too_many_values(body: bytes) -> bool:
+    """Whether JSON may have so many that making them all would keep a worker from everything else."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{") > _VALUES
+
+
 def _read(body: bytes, kind: str, content_type: str) -> dict[str, Any] | Refusal:
     if kind == _JSON:
-        many = body.count(b",") + body.count(b"[") + body.count(b"{") > _VALUES
+        many = has_too_many_values(body)
     elif kind == _FORM:
         many = body.count(b"&") > _FIELDS
     else:

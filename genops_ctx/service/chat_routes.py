@@ -27,6 +27,7 @@ from ..resilience.classification import ErrorKind, classify
 from ..runtime import get_runtime
 from .access import Access, secret_of
 from .answering import cost_headers
+from .bodies import has_too_many_values
 from .budget_headers import budget_headers
 from .caller import attribution_of, wishes_of
 from .chat import Chat, Fit, Said, Way, by_adapter, by_decorator, fitting
@@ -148,10 +149,17 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
                     return await counted(request, _refused(refusal))
                 request.state.client = client
                 try:
+                    crowded = has_too_many_values(await request.body())
+                except ClientDisconnect:
+                    await unsent.count_once(request, "abandoned", "", client)
+                    return Response(status_code=499)
+                if crowded:
+                    refusal = Refusal(413, "too_large", "The request has too many parts.", {})
+                    return await counted(request, _refused(refusal))
+                try:
                     return await answer(request)
-                except (RequestValidationError, HTTPException) as error:  # of its body
-                    left = isinstance(error.__cause__, ClientDisconnect)
-                    await unsent.count_once(request, "abandoned" if left else "refused", "", client)
+                except (RequestValidationError, HTTPException):  # of its body
+                    await unsent.count_once(request, "refused", "", client)
                     raise
 
             return answered

@@ -16,7 +16,7 @@ from ..core.ports import AuditEvent
 from ..runtime import get_runtime
 from .access import Access
 from .keys import ClientKey, Role
-from .operators import REFUSED, done, holder_of
+from .operators import CALLERS, REFUSED, done, holder_of
 from .providers import Providers, ProviderState, sharing
 
 __all__ = ["ProviderShown", "provider_routes", "shown"]
@@ -68,7 +68,7 @@ class ResetDone(BaseModel):
 
 def provider_routes(access: Access, providers: Providers) -> APIRouter:
     """The routes, for these providers."""
-    anybody = Annotated[ClientKey, Depends(holder_of(access, *Role))]
+    anybody = Annotated[ClientKey, Depends(holder_of(access, *CALLERS))]
     operator = Annotated[ClientKey, Depends(holder_of(access, Role.OPERATOR, Role.ADMIN))]
     known = Annotated[str, Path(max_length=64)]
     routes = APIRouter(tags=["providers"], responses=REFUSED)

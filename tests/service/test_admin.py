@@ -52,6 +52,21 @@ def test_each_role_may_do_its_own(
     assert ask(service, {}, method, path).status_code == 401
 
 
+@pytest.mark.parametrize("method, path, roles", [one for one in PATHS if one[0] == "POST"])
+def test_no_body_is_parsed_for_those_who_may_not_send_it(
+    service: str, client: NewClient, method: str, path: str, roles: tuple[str, ...]
+) -> None:
+    """16 MB of small values take a worker seconds."""
+
+    def status(headers: dict[str, str]) -> int:
+        kind = {"Content-Type": "application/json"}
+        return requests.post(service + path, b"{", headers={**headers, **kind}, timeout=20).status_code
+
+    assert status({}) == 401
+    assert status(client()) == 403
+    assert status(client(role=roles[-1])) == 422
+
+
 def test_what_a_client_may_still_spend(service: str, client: NewClient, flowise: FlowiseStandIn) -> None:
     headers = client(attribution={"team": "help"})
     url = f"{service}/api/v1/prediction/{flowise.flow_id('graph')}"

@@ -61,7 +61,7 @@ def test_a_key_for_monitoring_reads_metrics_and_nothing_else(
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert predict(service, flowise.flow_id("graph"), monitor).status_code == 401
-    for path in ("/budgets", "/keys", "/audits"):
+    for path in ("/budgets", "/budgets/me", "/keys", "/audits", "/providers"):
         assert requests.get(service + path, headers=monitor, timeout=20).status_code == 403
     assert flowise.model.calls == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -85,6 +86,35 @@ def test_a_chat_that_is_not_understood(
     answer = requests.post(f"{service}/chat/direct", data=body, headers=headers, timeout=20)
     assert answer.status_code in (400, 422)
     assert counted() == {("unknown", "refused", "help", "unknown"): 1}
+
+
+def test_a_chat_of_a_million_values_is_not_parsed(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient
+) -> None:
+    """One client's values would keep its worker from everybody else's calls."""
+    service = serve(flowise.url)
+    headers = {**client(), "Content-Type": "application/json"}
+    body = b'{"message":"hi","x":[' + b"[]," * 500_000 + b"[]]}"
+    answer = requests.post(f"{service}/chat/direct", data=body, headers=headers, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    found = requests_of(scraped(service, client("prometheus", role="monitor")))
+    assert dict(found) == {("unknown", "refused", "unknown", "unknown"): 1}
+
+
+def test_a_client_that_leaves_while_it_sends_a_chat(
+    service: str, counted: Counted, client: NewClient
+) -> None:
+    host, _, port = service.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 30) as raw:
+        said = f"Authorization: {client()['Authorization']}\r\nContent-Type: application/json"
+        raw.sendall(
+            f"POST /chat/direct HTTP/1.1\r\nHost: x\r\n{said}\r\nContent-Length: 9\r\n\r\n{{".encode()
+        )
+    deadline = time.monotonic() + 30
+    while not (found := counted()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found == {("unknown", "abandoned", "unknown", "unknown"): 1}
 
 
 def test_a_flow_is_named_where_it_is_known(
