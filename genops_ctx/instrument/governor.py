@@ -6,7 +6,7 @@ import asyncio
 import random
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -93,6 +93,8 @@ class Governor(GenOpsFlowiseAdapter):
     def __init__(self, *args: Any, sample_rate: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
         self.sample_rate = sample_rate
+        self.fetch: Callable[[Fetch], Awaitable[object]] | None = None
+        """performs the look-ups of an event loop; threads do unless it is given"""
         self.given_timeout = None if options.get("timeout") is None else self.timeout
         """for calls whose client would wait for ever"""
         self._fixed: tuple[Mapping[str, str], dict[str, str]] | None = None
@@ -155,6 +157,8 @@ class Governor(GenOpsFlowiseAdapter):
     async def _told(self, story: HttpStory[T], runtime: Runtime) -> T:
         async def perform(effect: Any) -> object:
             if isinstance(effect, Fetch):
+                if self.fetch is not None:
+                    return await self.fetch(effect)
                 link = self._link()
                 return await _in_thread(
                     partial(link.get_json, effect.method, effect.path, effect.limits, what=effect.what)

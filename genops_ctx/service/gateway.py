@@ -71,6 +71,7 @@ class Gateway:
     async def close(self) -> None:
         await self.unsent.close()
         await self._link.close()
+        await self.instances.close()
 
     # -- one request ----------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..instrument.governor import Governor
+from ..providers.async_sessions import Sessions
+from ..providers.async_transport import AsyncTransport
 from ..resilience.breaker import CircuitBreaker
 from ..resilience.cache import QueryCache
 from ..resilience.options import Resilience
@@ -14,6 +16,7 @@ from ..resilience.retry import RetryConfig
 
 if TYPE_CHECKING:
     from ..core.ports import Limiter, Turn
+    from ..providers.http_effects import Fetch
     from .configuration import ServiceSettings
     from .resilience_settings import BreakerSettings
 
@@ -21,6 +24,9 @@ __all__ = ["Destination", "Instance", "Instances", "OfKey", "limiters_in"]
 
 NAME = "service"
 """Breakers, limits and caches of one name and store are one, so all workers share them."""
+
+CONNECTIONS = 1000
+"""To one Flowise at once, for look-ups."""
 
 
 class Instance(NamedTuple):
@@ -43,17 +49,40 @@ class Destination(NamedTuple):
         return f"{self.instance.name}/{self.flow}" if self.instance.name else self.flow
 
 
+class LookUps:
+    """What one Flowise says of its flows, asked by the event loop itself.
+
+    A thread for each would do, until Flowise hangs: then those that ask it for made-up flows would leave
+    none to look at keys, and everybody would wait.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self._sessions = Sessions(CONNECTIONS)
+        self._transport = AsyncTransport(governor.base_url, governor.api_key, self._sessions.current)
+        governor.fetch = self._fetch
+
+    async def _fetch(self, wish: Fetch) -> object:
+        return await self._transport.get_json(
+            wish.method, wish.path, wish.limits, what=wish.what, params=wish.params
+        )
+
+    async def close(self) -> None:
+        await self._sessions.aclose()
+
+
 class Instances:
     """The Flowise of the settings, those to fall back on, and what all of them have in common."""
 
     def __init__(self, governor: Governor, settings: ServiceSettings) -> None:
         shared = Resilience(limiters=limiters_in(settings))
+        self._look_ups = [LookUps(governor)]
         self.main = Instance("", governor, _guarded(shared, settings.breaker, governor.base_url))
         self._others = {}
         for other in settings.instance:
             key = None if other.api_key is None else other.api_key.read()
             there = Governor(other.base_url, key)
             there.api_key = key  # without one of its own it gets none: never another Flowise's
+            self._look_ups.append(LookUps(there))
             self._others[other.name] = Instance(
                 other.name, there, _guarded(shared, settings.breaker, there.base_url)
             )
@@ -74,6 +103,10 @@ class Instances:
         if kept is not None:
             self.cache = QueryCache(kept.seconds, kept.answers, name=NAME, lease=settings.total_seconds)
         self.cached = kept
+
+    async def close(self) -> None:
+        for each in self._look_ups:
+            await each.close()
 
     @property
     def limited(self) -> bool:

@@ -34,8 +34,10 @@ class Link:
         if self._session is None:
             import aiohttp
 
+            from ..providers.async_sessions import KEPT_ALIVE
+
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,

@@ -72,7 +72,7 @@ class RawServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
-            while got := _request(lines):
+            while got := request(lines):
                 self.requests.append(got)
                 if got.method != "POST":
                     connection.sendall(NOT_HERE)
@@ -97,7 +97,7 @@ def _announced(step: bytes) -> bytes:
     return status + line_end + b"Connection: close" + line_end + rest
 
 
-def _request(lines) -> Got | None:
+def request(lines) -> Got | None:
     first = lines.readline().decode("latin-1").split()
     if len(first) < 2:
         return None
