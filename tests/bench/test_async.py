@@ -1,4 +1,4 @@
-"""The async adapter over bare aiohttp, 64 calls at a time. ``pytest tests/bench -s`` prints the table.
+"""The async adapter over bare aiohttp, 64 calls at a time. ``pytest tests/bench -o addopts= -s`` prints it.
 
 Nothing is asserted of times. The server answers recorded bytes from a process of its own, so that the
 client is what is measured; store and ledger are in memory.
@@ -23,6 +23,8 @@ from genops_ctx import auto_instrument, disable_auto_instrument, governance_cont
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
+
+from .timing import few
 
 AT_A_TIME = 64
 CALLS = 3_000
@@ -91,7 +93,7 @@ def elsewhere() -> Iterator[tuple[str, str]]:
     process = context.Process(target=_serve, args=(port,), daemon=True)
     process.start()
     try:
-        yield port.get(timeout=30)
+        yield port.get(timeout=60)
     finally:
         process.kill()
         process.join()
@@ -101,12 +103,12 @@ async def measure(call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     """Calls a second, and processor microseconds of a call, with 64 at a time."""
 
     async def worker(number: int) -> None:
-        for _ in range(CALLS // AT_A_TIME):
+        for _ in range(few(CALLS) // AT_A_TIME):
             await call()
 
     began, used = time.perf_counter(), time.process_time()
     await asyncio.gather(*[worker(number) for number in range(AT_A_TIME)])
-    done = CALLS // AT_A_TIME * AT_A_TIME
+    done = few(CALLS) // AT_A_TIME * AT_A_TIME
     return done / (time.perf_counter() - began), (time.process_time() - used) / done * 1e6
 
 
@@ -148,7 +150,7 @@ def test_sixty_four_at_a_time(elsewhere: tuple[str, str]) -> None:
             with governance_context("bench", budget=10**6):
                 await asyncio.gather(bare(), ours(), ours_with_a_budget())
                 results: list[list[tuple[float, float]]] = [[], [], [], [], []]
-                for _ in range(ROUNDS):
+                for _ in range(few(ROUNDS)):
                     results[0].append(await measure(bare))
                     results[1].append(await measure(ours))
                     results[2].append(await measure(ours_with_a_budget))

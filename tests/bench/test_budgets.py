@@ -365,6 +365,8 @@ def redis_client(store: Any) -> Any:
 
 def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, Row]:
     """Reserving and settling by the store, and the same two scripts sent by a bare client."""
+    from genops_ctx.stores import redis_exchange
+
     store: Any = runtime.books.store
     watches = tuple(budget.watch({}, time.time(), "") for budget in BUDGETS)
     accounts = tuple(watch.account for watch in watches)
@@ -376,9 +378,14 @@ def redis_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> tuple[Row, 
         store.settle(hold, CENT, accounts, now, True)
 
     seen: list[Any] = []
-    run = store._run
+    run = redis_exchange._run
+
+    def watched(client: Any, keys: Any, request: Any) -> Any:
+        seen.append(request)
+        return run(client, keys, request)
+
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_run", lambda client, request: seen.append(request) or run(client, request))
+        patch.setattr(redis_exchange, "_run", watched)
         by_store()
     (reserving, first), (settling, second) = seen
     assert first[6] == second[6] == "store-0"

@@ -1,4 +1,4 @@
-"""What governing costs: contexts, attempts and the adapter. ``pytest tests/bench -s`` prints the tables.
+"""What governing costs: contexts, attempts and the adapter. ``pytest tests/bench -o addopts= -s``.
 
 Nothing is asserted of times; each row says which store and ledger it ran on.
 """
@@ -20,7 +20,7 @@ from genops_ctx import governance_context, governed, instrument_flowise, metered
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 
-from .timing import Row, best, show
+from .timing import Row, best, few, show
 
 pytestmark = pytest.mark.filterwarnings("ignore::genops_ctx.core.errors.GovernanceWarning")
 
@@ -30,7 +30,7 @@ def cpu_of_import(module: str) -> float:
     code = f"import time; t = time.process_time(); import {module}; print(time.process_time() - t)"
     times = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
-        for _ in range(5)
+        for _ in range(few(5))
     ]
     return min(times) * 1e6
 
@@ -141,7 +141,7 @@ def elsewhere() -> Iterator[tuple[str, str]]:
     process = context.Process(target=_serve, args=(port,), daemon=True)
     process.start()
     try:
-        yield port.get(timeout=30)
+        yield port.get(timeout=60)
     finally:
         process.kill()
         process.join()

@@ -35,7 +35,7 @@ from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
 
 from .test_async import elsewhere  # noqa: F401
-from .timing import Row, best, show
+from .timing import Row, best, few, show
 
 CALLS = 150
 ROUNDS = 12
@@ -46,7 +46,7 @@ Prepare = Callable[[ExitStack], Callable[[], object]]
 def by_turns(prepared: dict[str, Prepare]) -> dict[str, float]:
     """Processor microseconds of one call of each, the best of rounds that take turns."""
     shortest = dict.fromkeys(prepared, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(few(ROUNDS)):
         for name, prepare in prepared.items():
             with ExitStack() as stack:
                 call = prepare(stack)
@@ -54,9 +54,9 @@ def by_turns(prepared: dict[str, Prepare]) -> dict[str, float]:
                 gc.collect()
                 gc.disable()
                 began = time.process_time()
-                for _ in range(CALLS):
+                for _ in range(few(CALLS)):
                     call()
-                used = (time.process_time() - began) / CALLS * 1e6
+                used = (time.process_time() - began) / few(CALLS) * 1e6
                 gc.enable()
             shortest[name] = min(shortest[name], used)
     return shortest
@@ -225,7 +225,7 @@ def test_other_hosts(elsewhere: tuple[str, str], runtime: Runtime) -> None:  # n
                 "requests: Session.get_adapter": best(lambda: session.get_adapter(url=address), calls=5_000),
                 "httpx: Client.send over no network": best(lambda: client.send(sent), calls=500),
                 "aiohttp: an empty ClientSession._request": min(
-                    asyncio.run(of_aiohttp(5_000)) for _ in range(5)
+                    asyncio.run(of_aiohttp(few(5_000))) for _ in range(few(5))
                 ),
             }
 

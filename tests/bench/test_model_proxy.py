@@ -1,4 +1,4 @@
-"""What the model proxy adds to a model call, beside the direct path. ``pytest tests/bench -s`` prints it.
+"""What the model proxy adds to a model call, beside the direct path. ``pytest tests/bench -o addopts= -s``.
 
 Sixteen clients in a process of their own, the proxy and the model in one each; direct and proxied rounds
 alternate within one run. Once the model answers after 150 to 250 ms, as models do (all at one time would have
@@ -20,6 +20,8 @@ import aiohttp
 import pytest
 
 from genops_ctx.receivers.model_proxy import ModelProxy
+
+from .timing import few
 
 CLIENTS = 16
 ROUNDS = 4
@@ -85,11 +87,11 @@ def paths(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, float]]:
     port = context.Queue()
     model = context.Process(target=serve_model, args=(port, request.param), daemon=True)
     model.start()
-    direct = port.get(timeout=30)
+    direct = port.get(timeout=60)
     proxy = context.Process(target=serve_proxy, args=(port, direct), daemon=True)
     proxy.start()
     try:
-        yield direct, port.get(timeout=30), request.param
+        yield direct, port.get(timeout=60), request.param
     finally:
         for process in (proxy, model):
             process.kill()
@@ -117,14 +119,14 @@ async def measure(session: aiohttp.ClientSession, url: str, body: object, calls:
 def test_what_the_proxy_adds(paths: tuple[str, str, float], stream: bool) -> None:
     direct, proxied, delay = paths
     body = {**BODY, "stream": True} if stream else BODY
-    calls = 15 if delay else 100
+    calls = few(15 if delay else 100)
 
     async def main() -> tuple[list[float], list[float]]:
         rounds: tuple[list[float], list[float]] = ([], [])
         async with aiohttp.ClientSession(headers={"x-fw-key": KEY, "x-fw-msg": "m"}) as session:
             for url in (direct, proxied):
                 await measure(session, url, body, 3)
-            for _ in range(ROUNDS):
+            for _ in range(few(ROUNDS)):
                 for took, url in zip(rounds, (direct, proxied), strict=True):
                     took += await measure(session, url, body, calls)
         return rounds
@@ -139,4 +141,4 @@ def test_what_the_proxy_adds(paths: tuple[str, str, float], stream: bool) -> Non
         print(f"  {name:<24} p50 {fifty[-1]:>8.2f} ms   p95 {tails[-1]:>8.2f} ms")
     added = fifty[1] - fifty[0], tails[1] - tails[0]
     print(f"  {'added':<24} p50 {added[0]:>8.2f} ms   p95 {added[1]:>8.2f} ms")
-    assert len(rounds[0]) == len(rounds[1]) == CLIENTS * calls * ROUNDS
+    assert len(rounds[0]) == len(rounds[1]) == CLIENTS * calls * few(ROUNDS)

@@ -46,13 +46,13 @@ def redis(tmp_path: Path) -> Iterator[RedisServer | None]:
 def opened(server: RedisServer) -> ResilienceStore:
     from genops_ctx.stores.resilience import open_resilience
 
-    store = open_resilience(server.url, command_timeout=5.0, connect_timeout=5.0)
+    store = open_resilience(server.url, command_timeout=20.0, connect_timeout=20.0)
     wait(lambda: store.healthy and store.breakers.feed.live)  # type: ignore[attr-defined]
     return store
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
