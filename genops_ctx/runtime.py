@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .abandoned import Abandoned
 from .books import open_books
 from .core.accounts import Watch
-from .core.admission import SPENT_ALREADY, Forecast, expected_amount, percentile_99
+from .core.admission import SPENT_ALREADY, Forecast, expected_amount
 from .core.alerts import Alert
 from .core.attribution import check_locks
 from .core.budget import Budget, Budgets, parse_budgets
 from .core.call import Ask, Book, Call, Effect, Hold, Judge, LookUp, Release, Undo
 from .core.context import GovernanceContext
+from .core.cost_history import CostHistory
 from .core.effects import Pause
 from .core.errors import ConfigurationError
 from .core.operations import named
-from .core.outcomes import Outcome
 from .core.policy import Policy
 from .core.ports import AccountStore, Clock, Ledger, Prices
 from .core.process import ForkedLock
-from .core.records import UPSERT
 from .core.scope import InScope, ScopedBudget
 from .corrections import Corrections
 from .decisions import Decisions, Models
@@ -52,9 +50,7 @@ REAP_EVERY = 5.0
 CATCH_UP_SECONDS = 0.1
 """What the call that looks spends at most on what others left behind, however much that is."""
 
-KEPT_FLOWS = 1000
-KEPT_COSTS = 200
-
+KEPT_WARNINGS = 1000
 
 _NOTHING_KNOWN = Forecast()
 
@@ -86,8 +82,7 @@ class Runtime:
         self._prices = prices
         scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
         self._everywhere = InScope(scoped if self.settings.mode != "off" else ())
-        self._costs: OrderedDict[str, deque[int]] = OrderedDict()
-        self._costs_lock = ForkedLock()
+        self._costs = CostHistory()
         self._next_reap = 0.0
         self._warned: set[str] = set()
         self.abandoned = Abandoned()
@@ -202,9 +197,8 @@ class Runtime:
 
     def forecast(self, name: str, forecast: Callable[[], Forecast]) -> Forecast:
         """What is known of a call of this name before it is made."""
-        with self._costs_lock:
-            earlier = tuple(self._costs.get(name, ()))
-        return replace(forecast(), typical=percentile_99(earlier))
+        found = forecast()
+        return found.after(self._costs.of(name, found.version))
 
     def perform(self, effect: Effect) -> object:
         """Do what a story asks for."""
@@ -233,15 +227,7 @@ class Runtime:
         for tell in tuple(self.listeners):
             tell(charge)
         self.decisions.booked(charge)
-        if charge.outcome != Outcome.COMPLETED or charge.unpriced or UPSERT in charge.flags:
-            return
-        with self._costs_lock:
-            costs = self._costs.get(charge.name)
-            if costs is None:
-                costs = self._costs[charge.name] = deque(maxlen=KEPT_COSTS)
-                if len(self._costs) > KEPT_FLOWS:
-                    self._costs.popitem(last=False)
-            costs.append(charge.nanos)
+        self._costs.learn(charge)
 
     def share_evidence(self) -> None:
         """Have the processes that share the ledger correct charges by what any of them receives.
@@ -268,7 +254,7 @@ class Runtime:
         """Log a warning the first time only."""
         text = message % args if args else message
         if text not in self._warned:
-            if len(self._warned) > KEPT_FLOWS:
+            if len(self._warned) > KEPT_WARNINGS:
                 self._warned.clear()
             self._warned.add(text)
             log.warning("%s", text)

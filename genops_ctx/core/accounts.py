@@ -106,8 +106,9 @@ Grant = tuple[int, float]
 class Reserve(NamedTuple):
     """A wish to set ``amount`` aside.
 
-    ``at_most`` says that the amount was derived, not promised: it may be cut to what is left (but
-    not to nothing). ``free`` says that the call is known to cost nothing: it is never refused.
+    ``at_most`` says that the amount was derived, not promised: it may be cut to what is left, but
+    not to nothing, nor below ``floor``. ``free`` says that the call is known to cost nothing: it is
+    never refused.
     """
 
     id: str
@@ -124,6 +125,8 @@ class Reserve(NamedTuple):
     """that no other has: by it this reserve, and no other of that name, can be given back unheard"""
     within: tuple[str, ...] = ()
     """the holds of the calls around, innermost first, that it draws on (:mod:`.holds`)"""
+    floor: int = 0
+    """what the call is known to cost at least: with less it would surely pass the limit"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ def reserve(
             tightest = Refusal(watch, account, amount, limit)
             least = left
     if tightest is not None:
-        if not wish.at_most or least <= 0:
+        if not wish.at_most or least < max(wish.floor, 1):
             return tightest
         amount = least
     names = tuple(dict.fromkeys([watch.account for watch in wish.watches]))

@@ -9,10 +9,21 @@ from .budget import Budget
 from .errors import ConfigurationError, PriceUnknown
 from .money import format_dollars
 
-__all__ = ["ENOUGH_CHARGES", "SPENT_ALREADY", "Expectation", "Forecast", "expected_amount", "percentile_99"]
+__all__ = [
+    "ENOUGH_CHARGES",
+    "ENOUGH_FOR_FLOOR",
+    "SPENT_ALREADY",
+    "Expectation",
+    "Forecast",
+    "expected_amount",
+]
 
 ENOUGH_CHARGES = 20
 """From so many charges of a flow on, their 99th percentile is used."""
+
+ENOUGH_FOR_FLOOR = 10
+"""From so many on, their 10th percentile is the least that a call is let through on. Of ten it is the
+cheapest: one call in eleven will cost less than that, and of more charges no more than one in ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,21 @@ class Forecast:
     """every model of it is known to cost nothing"""
     unpriced: tuple[str, ...] = ()
     """models of the flow without a known price"""
+    least: int | None = None
+    """10th percentile of earlier charges of the flow"""
+    charges: int = 0
+    """how many earlier charges those percentiles are of"""
+    version: int | None = None
+    """of the flow's models and prompts: what others cost says nothing of it. None where not known"""
+
+    def after(self, costs: Sequence[int]) -> Forecast:
+        """With what earlier charges of the flow tell (nano-dollars), where they are enough."""
+        count = len(costs)
+        if count < ENOUGH_FOR_FLOOR:
+            return self
+        ranked = sorted(costs)
+        typical = _percentile(ranked, 99) if count >= ENOUGH_CHARGES else None
+        return replace(self, typical=typical, least=_percentile(ranked, 10), charges=count)
 
     def with_fee(self, fee: int | None) -> Forecast:
         """With a fee on top, which a call pays whatever its models cost; None where it is unknown."""
@@ -51,6 +77,10 @@ class Expectation:
     at_most: bool = True
     """derived, so it may be cut to what is left; False for a ``max_cost``"""
     free: bool = False
+    floor: int = 0
+    """what the call is known to cost at least: it is not cut to less"""
+    floor_because: str = ""
+    """how the floor came about; empty without one"""
 
 
 NOTHING = Expectation(0, "no budget in scope", free=True)
@@ -88,9 +118,13 @@ def expected_amount(
         free = forecast.ceiling == 0
         return Expectation(forecast.ceiling, "ceiling of the flow's token limits", at_most=False, free=free)
     amount, because = _likely(budgets, forecast)
+    floor = forecast.least or 0
+    floor_because = f"10th percentile of {forecast.charges} earlier charges of this flow" if floor else ""
+    if floor > amount:
+        amount, because = floor, floor_because
     if forecast.ceiling is not None and forecast.ceiling < amount:
-        return Expectation(forecast.ceiling, "ceiling of the flow's token limits")
-    return Expectation(amount, because)
+        amount, because = forecast.ceiling, "ceiling of the flow's token limits"
+    return Expectation(amount, because, floor=min(floor, amount), floor_because=floor_because)
 
 
 def _likely(budgets: Sequence[Budget], forecast: Forecast) -> tuple[int, str]:
@@ -102,9 +136,6 @@ def _likely(budgets: Sequence[Budget], forecast: Forecast) -> tuple[int, str]:
     return amount, f"default reservation, {format_dollars(amount)}, since nothing is known of the call yet"
 
 
-def percentile_99(costs: Sequence[int]) -> int | None:
-    """The 99th percentile (nearest rank) of at least :data:`ENOUGH_CHARGES` costs, else None."""
-    if len(costs) < ENOUGH_CHARGES:
-        return None
-    rank = -(-99 * len(costs) // 100)
-    return sorted(costs)[rank - 1]
+def _percentile(ranked: Sequence[int], percent: int) -> int:
+    """The percentile (nearest rank) of costs in ascending order."""
+    return ranked[-(-percent * len(ranked) // 100) - 1]

@@ -105,6 +105,9 @@ class BudgetExceeded(CallRefused):
         resets_at: end of the window, or None where the budget has none.
         frozen: an operator has stopped the scope, whatever is left.
         fallback: the flow to run instead, where the budget says ``on_exceeded="degrade"``; else empty.
+        floor: what the call is known to cost at least, or None: ``wanted`` is cut to what is left, but not
+            below this.
+        floor_because: how ``floor`` came about; empty without one.
     """
 
     def __init__(
@@ -120,6 +123,8 @@ class BudgetExceeded(CallRefused):
         resets_at: datetime | None = None,
         frozen: bool = False,
         fallback: str = "",
+        floor: Decimal | None = None,
+        floor_because: str = "",
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -131,8 +136,10 @@ class BudgetExceeded(CallRefused):
         self.resets_at = resets_at
         self.frozen = frozen
         self.fallback = fallback
+        self.floor = floor
+        self.floor_because = floor_because
         super().__init__(
-            budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at, frozen, fallback
+            budget, scope, limit, spent, reserved, wanted, wanted_because, resets_at, frozen, fallback, floor
         )
 
     @property
@@ -150,10 +157,16 @@ class BudgetExceeded(CallRefused):
                 "before it was sent. Thaw it with `genops-ctx budgets freeze --off`"
             )
         when = f" It resets at {self.resets_at.isoformat()}." if self.resets_at else ""
+        least = ""
+        if self.floor is not None:
+            least = (
+                f" {_usd(self.remaining)} is left, and such a call costs {_usd(self.floor)} at least "
+                f"({self.floor_because})."
+            )
         return (
             f"budget {self.budget!r} of {_usd(self.limit)} for {self.scope} refused the call before it "
             f"was sent: {_usd(self.spent)} spent + {_usd(self.reserved)} reserved by calls in flight + "
-            f"{_usd(self.wanted)} wanted ({self.wanted_because}) would pass the limit.{when} "
+            f"{_usd(self.wanted)} wanted ({self.wanted_because}) would pass the limit.{least}{when} "
             f"Raise the budget, wait, or pass a smaller max_cost if this call needs less."
         )
 
@@ -173,6 +186,8 @@ class BudgetExceeded(CallRefused):
                     "resets_at",
                     "frozen",
                     "fallback",
+                    "floor",
+                    "floor_because",
                 )
             },
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .accounts import Refusal, Watch
+    from .admission import Expectation
 
 __all__ = ["asked", "budget_exceeded", "degrades", "may_go_on", "soften", "would_refuse"]
 
@@ -76,8 +77,8 @@ def would_refuse(budget: str, watches: Iterable[Watch]) -> bool:
     return any(action != "warn" for action in actions) or not actions
 
 
-def budget_exceeded(refusal: Refusal, because: str) -> BudgetExceeded:
-    """The error of a refusal; ``because`` says how the wanted amount came about."""
+def budget_exceeded(refusal: Refusal, expectation: Expectation) -> BudgetExceeded:
+    """The error of a refusal of what was expected."""
     watch, account = refusal.watch, refusal.account
     resets_at: datetime | None = None
     if watch.ends_at is not None:
@@ -91,10 +92,12 @@ def budget_exceeded(refusal: Refusal, because: str) -> BudgetExceeded:
         spent=dollars(account.spent),
         reserved=dollars(account.reserved),
         wanted=dollars(refusal.wanted),
-        wanted_because=because,
+        wanted_because=expectation.because,
         resets_at=resets_at,
         frozen=refusal.frozen,
         fallback=_fallback(refusal),
+        floor=dollars(expectation.floor) if expectation.floor else None,
+        floor_because=expectation.floor_because,
     )
 
 

@@ -117,6 +117,7 @@ def reserve(
 
     expectation = call.expectation
     amount, at_most, free = expectation.amount, expectation.at_most, expectation.free
+    floor = expectation.floor
     expires_at = call.started_at + call.deadline + GRACE
     passed: tuple[str, ...] = ()
     held_here = 0
@@ -134,7 +135,16 @@ def reserve(
         attempt = max((charge.attempt + 1 for charge in before), default=attempt)
     if context is not None:
         here = context.reserve(
-            Reserve("", amount, softened(context.watches), expires_at, at_most, free, within=call.within)
+            Reserve(
+                "",
+                amount,
+                softened(context.watches),
+                expires_at,
+                at_most,
+                free,
+                within=call.within,
+                floor=floor,
+            )
         )
         if isinstance(here, Refusal):
             return _refused(call, here)
@@ -158,6 +168,7 @@ def reserve(
             memo_of(call, context),
             new_operation(),
             call.within,
+            floor,
         )
         try:
             answer = yield Hold(wish, call.started_at)
@@ -232,7 +243,7 @@ def unavailable(error: StoreError) -> StoreUnavailable:
 
 
 def _refused(call: Call, refusal: Refusal) -> Refused:
-    error = budget_exceeded(refusal, call.expectation.because)
+    error = budget_exceeded(refusal, call.expectation)
     return Refused(error, call.name, call.attribution, call.started_at, refusal)
 
 

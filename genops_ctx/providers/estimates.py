@@ -61,7 +61,13 @@ def forecast(
             total += quote.nanos
             free = free and quote.nanos == 0
     most = _ceiling(flow, texts, prices, at) if bounded else None
-    return Forecast(estimate=total, ceiling=most, free=free, unpriced=tuple(dict.fromkeys(unpriced)))
+    return Forecast(
+        estimate=total,
+        ceiling=most,
+        free=free,
+        unpriced=tuple(dict.fromkeys(unpriced)),
+        version=hash((flow.model_nodes, flow.prompt_texts)),
+    )
 
 
 def _ceiling(flow: FlowDefinition, texts: Texts, prices: Prices, at: float) -> int | None:

@@ -215,7 +215,8 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
             ):
                 said = await way(fit.providers, chat)
         except GovernanceError as error:
-            return _refused(_refusal(error), await costs(client, charges, owner) if charges else {})
+            headers = await costs(client, charges, owner) if charges else {}
+            return _refused(_refusal(error), headers, client)
         log.info("processed request with provider: %s", said.provider.name)
         headers = await costs(client, charges, owner)
         answer = _answer(said, await said.provider.model(), chat, client)
@@ -291,5 +292,7 @@ def _refusal(error: GovernanceError) -> Refusal:
     return unreachable(error)
 
 
-def _refused(refusal: Refusal, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers(), **(headers or {})})
+def _refused(
+    refusal: Refusal, headers: dict[str, str] | None = None, client: ClientKey | None = None
+) -> Response:
+    return JSONResponse(refusal.body(client), refusal.status, {**refusal.headers(), **(headers or {})})

@@ -12,9 +12,9 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -40,6 +40,9 @@ from ..providers.highest_cost import AboveMaximum
 from ..runtime import get_runtime
 from .caller import BadHeader
 
+if TYPE_CHECKING:
+    from .keys import ClientKey
+
 __all__ = ["Refusal", "answer_to", "refusal_of", "told", "unreachable"]
 
 log = logging.getLogger("genops_ctx")
@@ -57,14 +60,18 @@ class Refusal:
     details: dict[str, Any]
     retry_after: float | None = None
     """seconds"""
+    figures: dict[str, str] = field(default_factory=dict)
+    """amounts in dollars, for programs; not for keys of pages, whose visitors could read them"""
 
-    def body(self) -> dict[str, Any]:
+    def body(self, client: ClientKey | None = None) -> dict[str, Any]:
+        """As JSON; with the figures where they are for this client."""
+        figures = {} if client is None or client.origins else self.figures
         return {
             "statusCode": self.status,
             "success": False,
             "message": self.message,
             "stack": {},
-            "error": {"code": self.code, "message": self.message, **self.details},
+            "error": {"code": self.code, "message": self.message, **self.details, **figures},
         }
 
     def headers(self) -> dict[str, str]:
@@ -114,7 +121,7 @@ def answer_to(
     if widget or (streams and refusal.status not in (400, 401, 404, 413)):
         headers |= {"cache-control": "no-cache", "x-genops-refused": refusal.code}
         return Response(refusal.events(), 200, headers, "text/event-stream")
-    return JSONResponse(refusal.body(), refusal.status, headers)
+    return JSONResponse(refusal.body(getattr(request.state, "client", None)), refusal.status, headers)
 
 
 def _budget(error: Any, now: float) -> Refusal:
@@ -131,7 +138,19 @@ def _budget(error: Any, now: float) -> Refusal:
         f"The budget for this service is used up.{when}",
         details,
         None if at is None else max(at - now, 1.0),
+        _figures(error),
     )
+
+
+def _figures(error: BudgetExceeded) -> dict[str, str]:
+    """Why a budget refused that is not quite used up: less is left than the call costs at least."""
+    if error.floor is None or error.frozen:
+        return {}
+    return {
+        "remaining": f"{error.remaining:f}",
+        "floor": f"{error.floor:f}",
+        "floor_because": error.floor_because,
+    }
 
 
 def _spelt(at: float) -> str:

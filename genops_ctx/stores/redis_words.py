@@ -174,7 +174,7 @@ def _wish(wish: Reserve) -> list[Argument]:
         )
         if watch.also:
             arguments += watch.also
-    arguments += (len(wish.within), *wish.within)
+    arguments += (len(wish.within), *wish.within, wish.floor)
     return arguments
 
 

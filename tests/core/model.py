@@ -98,7 +98,7 @@ class Model:
         hard = {w: room for w, room in left.items() if w.enforced and not wish.free}
         if any(amount > room for room in hard.values()):
             least = min(hard.values())
-            if not (wish.at_most and least > 0):
+            if not (wish.at_most and least > 0) or least < as_dollars(wish.floor):
                 return Verdict(False, tightest=frozenset(w for w in hard if hard[w] == least))
             amount = least
         warned = tuple(w for w in wish.watches if not w.enforced and amount > left[w])

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from genops_ctx.core import accounts as rules
 from genops_ctx.core.accounts import Account, Change, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
+from genops_ctx.core.holds import Around
 from genops_ctx.core.ports import Held
 from genops_ctx.stores.memory import MemoryStore
 from tests.core.model import Model
@@ -59,6 +60,42 @@ def test_a_derived_amount_is_cut_to_the_least_left_but_never_to_nothing() -> Non
     assert isinstance(rules.reserve(wish(*on, amount=50, at_most=True), nothing_left), Refusal)
     overdrawn = {"a": Account(99, 0)}
     assert isinstance(rules.reserve(wish(*on, amount=50, at_most=True), overdrawn), Refusal)
+
+
+def test_a_derived_amount_is_cut_down_to_its_floor_and_not_below() -> None:
+    on = (watch("a", 30), watch("b", 8))
+    accounts = {"a": Account(4, 20), "b": Account(1, 0)}  # 6 and 7 are left
+    for floor in (0, 1, 6):
+        cut = rules.reserve(wish(*on, amount=50, at_most=True, floor=floor), accounts)
+        assert isinstance(cut, Change)
+        assert cut.hold.amount == 6
+    refused = rules.reserve(wish(*on, amount=50, at_most=True, floor=7), accounts)
+    assert refused == Refusal(on[0], Account(4, 20), 50, 30)
+    whole = rules.reserve(wish(*on, amount=6, at_most=True, floor=6), accounts)
+    assert isinstance(whole, Change), "what fits is not refused"
+
+
+def test_a_floor_is_asked_for_under_limits_that_refuse_only() -> None:
+    soft = watch("a", 5, enforced=False)
+    passed = rules.reserve(wish(soft, amount=9, at_most=True, floor=6), {})
+    assert isinstance(passed, Change)
+    assert (passed.hold.amount, passed.passed) == (9, (soft,))
+    free = rules.reserve(wish(watch("a", 5), amount=9, at_most=True, floor=6, free=True), {})
+    assert isinstance(free, Change)
+
+
+def test_what_calls_around_have_set_aside_counts_towards_a_floor() -> None:
+    around = (Around("outer#1", Hold(HELD, 4, 0, ("a",), 9.0)),)
+    accounts = {"a": Account(90, 8)}  # 2 are left besides the 4 that the outer one has
+
+    def inside(floor: int) -> object:
+        wanted = wish(watch("a", 100), amount=9, at_most=True, within=("outer#1",), floor=floor)
+        return rules.reserve(wanted, accounts, around=around)
+
+    change = inside(6)
+    assert isinstance(change, Change)
+    assert change.hold.amount == 6
+    assert isinstance(inside(7), Refusal)
 
 
 def test_a_promised_amount_is_never_cut() -> None:
@@ -348,10 +385,20 @@ class Accounts(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.now += seconds
 
-    @rule(name=NAMES, amount=small_nanos, on=watches, at_most=st.booleans(), free=st.booleans())
-    def reserve(self, name: str, amount: int, on: tuple[rules.Watch, ...], at_most: bool, free: bool) -> None:
+    @rule(
+        name=NAMES,
+        amount=small_nanos,
+        on=watches,
+        at_most=st.booleans(),
+        free=st.booleans(),
+        floor=st.sampled_from([0, 0, 1, 3, 6]),
+    )
+    def reserve(
+        self, name: str, amount: int, on: tuple[rules.Watch, ...], at_most: bool, free: bool, floor: int
+    ) -> None:
         free = free and amount < 3  # mostly not
-        wanted = Reserve(name, amount, on, self.now + 8, at_most, free, name in KEYED)
+        floor = min(floor, amount)
+        wanted = Reserve(name, amount, on, self.now + 8, at_most, free, name in KEYED, floor=floor)
         verdict = self.model.judge(wanted)
         before = {key: self.subject.account(key) for key in "abc"}
         got = self.subject.reserve(wanted, self.now)
@@ -371,6 +418,7 @@ class Accounts(RuleBasedStateMachine):
         assert as_dollars(held) == verdict.amount
         assert passed == tuple(w.budget for w in verdict.warned)
         assert held > 0 or amount == 0 or free
+        assert held >= floor or free
         self.model.history.append(
             ("held", name, frozenset(w.account for w in on), verdict.amount, wanted.expires_at)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_ctx.core.admission import Expectation, Forecast, expected_amount, percentile_99
+from genops_ctx.core.admission import Expectation, Forecast, expected_amount
 from genops_ctx.core.budget import Budget
 from genops_ctx.core.errors import ConfigurationError, PriceUnknown
 
@@ -105,12 +106,12 @@ def test_an_unpriced_model_is_refused_where_a_budget_says_so() -> None:
     ],
 )
 def test_percentile_by_hand(costs: list[int], want: int | None) -> None:
-    assert percentile_99(list(costs)) == want
+    assert Forecast().after(list(costs)).typical == want
 
 
 @given(st.lists(st.integers(0, 50), min_size=20, max_size=300))
 def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[int]) -> None:
-    found = percentile_99(costs)
+    found = Forecast().after(costs).typical
     assert found in costs
 
     def share(at_most: int) -> Fraction:
@@ -119,6 +120,69 @@ def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[
     assert found is not None
     assert share(found) >= Fraction(99, 100)
     assert share(found - 1) < Fraction(99, 100)
+
+
+@pytest.mark.parametrize(
+    ("costs", "want"),
+    [
+        ([], None),
+        ([7] * 9, None),
+        ([7] * 10, 7),
+        (range(1, 11), 1),  # of 10, the least
+        (range(11, 0, -1), 2),  # 1 of 11 is less than one in ten
+        (range(1, 21), 2),
+        (range(200, 0, -1), 20),
+        ([*[1] * 20, *[50] * 180], 1),
+        ([*[1] * 19, *[50] * 181], 50),
+    ],
+)
+def test_the_least_by_hand(costs: list[int], want: int | None) -> None:
+    found = Forecast(estimate=3).after(list(costs))
+    assert (found.least, found.charges) == (want, 0 if want is None else len(costs))
+    assert found.estimate == 3
+
+
+@given(st.lists(st.integers(0, 50), min_size=10, max_size=300))
+def test_of_ten_charges_nine_cost_the_least_or_more(costs: list[int]) -> None:
+    found = Forecast().after(costs).least
+    assert found in costs
+    assert 10 * sum(cost < found for cost in costs) < len(costs)
+    assert 10 * sum(cost <= found for cost in costs) >= len(costs)
+
+
+def of(charges: int) -> str:
+    return f"10th percentile of {charges} earlier charges of this flow"
+
+
+@pytest.mark.parametrize(
+    ("forecast", "want"),
+    [
+        (Forecast(9, 8, least=4, charges=30), Expectation(9, TYPICAL, floor=4, floor_because=of(30))),
+        # few charges: the estimate, but not less than what they cost at least
+        (Forecast(None, 8, least=4, charges=12), Expectation(8, ESTIMATE, floor=4, floor_because=of(12))),
+        (Forecast(None, 3, least=4, charges=12), Expectation(4, of(12), floor=4, floor_because=of(12))),
+        # a default is a guess: what is known to be spent is set aside
+        (
+            Forecast(least=300_000_000, charges=10),
+            Expectation(300_000_000, of(10), floor=300_000_000, floor_because=of(10)),
+        ),
+        # the ceiling caps both
+        (Forecast(9, 8, 5, least=4, charges=30), Expectation(5, CEILING, floor=4, floor_because=of(30))),
+        (Forecast(9, 8, 3, least=4, charges=30), Expectation(3, CEILING, floor=3, floor_because=of(30))),
+        # calls that cost nothing tell no floor
+        (Forecast(9, 8, least=0, charges=30), Expectation(9, TYPICAL)),
+    ],
+)
+def test_a_derived_amount_has_a_floor_where_the_flow_is_known(forecast: Forecast, want: Expectation) -> None:
+    assert expected_amount([FIVE], forecast) == want
+
+
+def test_what_is_promised_or_free_has_no_floor() -> None:
+    known = Forecast(9, 8, 30, least=4, charges=30)
+    assert expected_amount([FIVE], known, 2) == Expectation(2, "max_cost", at_most=False)
+    assert expected_amount([STRICT], known) == Expectation(30, CEILING, at_most=False)
+    assert expected_amount([FIVE], replace(known, free=True)).floor == 0
+    assert expected_amount((), known).floor == 0
 
 
 def test_a_fee_comes_on_top_of_the_models() -> None:

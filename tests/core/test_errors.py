@@ -53,6 +53,19 @@ def test_the_tree() -> None:
         assert issubclass(kind, GovernanceError | UserWarning)
 
 
+def test_the_message_of_a_refusal_by_a_floor() -> None:
+    refused = exceeded(floor=Decimal("0.2500001"), floor_because="10th percentile of 57 earlier charges")
+    assert str(refused) == (
+        "budget '$5.00' of $5.00 for context 'support' refused the call before it was sent: "
+        "$4.50 spent + $0.25 reserved by calls in flight + $0.300000001 wanted (max_cost) would pass the "
+        "limit. $0.25 is left, and such a call costs $0.2500001 at least (10th percentile of 57 earlier "
+        "charges). Raise the budget, wait, or pass a smaller max_cost if this call needs less."
+    )
+    again = pickle.loads(pickle.dumps(refused))
+    assert (again.floor, again.floor_because) == (refused.floor, refused.floor_because)
+    assert exceeded().floor is None
+
+
 def test_the_message_of_a_refusal() -> None:
     assert str(exceeded()) == (
         "budget '$5.00' of $5.00 for context 'support' refused the call before it was sent: "

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from genops_ctx.core.accounts import Refusal, Reserve, Watch, WrongWindow
-from genops_ctx.core.ports import AccountStore
+from genops_ctx.core.ports import AccountStore, Held
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
 
@@ -60,10 +60,11 @@ def reserve(
     keyed: bool,
     token: str,
     within: list[str],
+    floor: int,
 ) -> Step:
     def step(store: AccountStore, now: float) -> Any:
         wish = Reserve(name, amount, tuple(on), now + life, at_most, free, keyed, f"memo of {name}", token)
-        wish = wish._replace(within=tuple(one for one in within if one != name))
+        wish = wish._replace(within=tuple(one for one in within if one != name), floor=min(floor, amount))
         return store.reserve(wish, now)
 
     return step
@@ -95,11 +96,12 @@ reserves = st.builds(
     amounts,
     st.lists(watches, min_size=1, max_size=4),
     st.sampled_from([5.0, 30.25, 1000.0]),
-    rarely,
+    flags,
     rarely,
     flags,
     tokens,
     st.lists(names, max_size=3, unique=True),
+    st.sampled_from([0, 0, 4, 9, *EXACT]),
 )
 steps = st.one_of(
     reserves,
@@ -179,6 +181,16 @@ def test_the_twins_answer_the_same_and_keep_the_same_accounts(
     twin.close()
 
 
+class Asked(MemoryStore):
+    """Says what it was asked for last."""
+
+    wish: Reserve
+
+    def reserve(self, wish: Reserve, now: float) -> Held | Refusal | WrongWindow:
+        self.wish = wish
+        return super().reserve(wish, now)
+
+
 def test_the_histories_reach_refusals_windows_and_frozen_scopes() -> None:
     """The comparison above is worth something only if its histories get that far."""
     reached: set[str] = set()
@@ -186,12 +198,15 @@ def test_the_histories_reach_refusals_windows_and_frozen_scopes() -> None:
     @settings(max_examples=300, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(history=histories)
     def look(history: list[tuple[float, Step]]) -> None:
-        store, now = MemoryStore(remember=TOMBSTONE_SECONDS), 100.0
+        store, now = Asked(remember=TOMBSTONE_SECONDS), 100.0
         for gap, step in history:
             now += gap
             answer = step(store, now)
             if isinstance(answer, Refusal):
                 reached.add("frozen" if answer.frozen else "refused")
+                wish, left = store.wish, answer.limit - sum(answer.account)
+                if wish.at_most and not wish.within and 0 < left < wish.floor:
+                    reached.add("below its floor")
             elif isinstance(answer, WrongWindow):
                 reached.add("window")
             elif getattr(answer, "passed", ()):
@@ -202,4 +217,4 @@ def test_the_histories_reach_refusals_windows_and_frozen_scopes() -> None:
                 reached.add("drawn")
 
     look()
-    assert reached == {"refused", "frozen", "window", "passed", "lost", "drawn"}
+    assert reached == {"refused", "below its floor", "frozen", "window", "passed", "lost", "drawn"}

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genops_ctx.core.accounts import Account, Reserve
+from genops_ctx.core.accounts import Account, Refusal, Reserve
 from genops_ctx.core.breaker import BreakerRule, Outcome, Permit
 from genops_ctx.core.ports import Held
 from genops_ctx.core.resilience_ports import BreakerStore
-from genops_ctx.stores import redis_session
+from genops_ctx.stores import redis_session, redis_words
 from genops_ctx.stores.redis import RedisStore
 from genops_ctx.stores.redis_breakers import RedisBreakers
 from genops_ctx.stores.redis_rules import RedisRules
@@ -83,8 +83,8 @@ def workers(server: RedisServer) -> Workers:
     return Workers(RedisStore(server.url, namespace=name, command_timeout=20.0, clock="caller"))
 
 
-def wish(name: str, amount: int, *within: str, until: float = 100.0) -> Reserve:
-    return Reserve(name, amount, ON, until, token=f"token of {name}", within=within)
+def wish(name: str, amount: int, *within: str, until: float = 100.0, **more: Any) -> Reserve:
+    return Reserve(name, amount, ON, until, token=f"token of {name}", within=within, **more)
 
 
 OLD, NEW = True, False
@@ -115,6 +115,33 @@ def test_a_call_of_one_inside_a_call_of_the_other(
     assert both.do(OLD, "accounts", KEYS) == dict.fromkeys(KEYS, Account(spent, left))
     both.do(not outer, "release", "outer#1", 300.0, "token of outer#1")
     assert both.do(NEW, "accounts", KEYS) == dict.fromkeys(KEYS, Account(spent, 0))
+
+
+def test_a_version_that_knows_of_no_floors_cuts_beside_one_that_does(server: RedisServer) -> None:
+    """The version before is sent the floor too, here, and passes over it."""
+    both = workers(server)
+    assert both.do(NEW, "reserve", wish("known#1", 93, until=500.0), 0.0).fresh
+    refused = both.do(NEW, "reserve", wish("floor#1", 10, at_most=True, floor=8), 0.0)
+    assert isinstance(refused, Refusal)
+    assert (refused.account, refused.wanted) == (Account(0, 93), 10)
+    cut = both.do(OLD, "reserve", wish("cut#1", 10, at_most=True, floor=8), 0.0)
+    assert (cut.fresh, cut.amount) == (True, 7)
+    assert both.do(NEW, "release", "cut#1", 1.0, "token of cut#1")
+    assert both.do(NEW, "reserve", wish("just#1", 10, at_most=True, floor=7), 1.0).amount == 7
+    assert both.do(OLD, "accounts", KEYS) == dict.fromkeys(KEYS, Account(0, 100))
+
+
+@pytest.mark.parametrize("within", [(), ("known#1",)])
+def test_a_floor_that_is_missing_is_none(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, within: tuple[str, ...]
+) -> None:
+    both = workers(server)
+    assert both.do(NEW, "reserve", wish("known#1", 0, until=500.0), 0.0).fresh
+    assert both.do(NEW, "reserve", wish("most#1", 93, until=500.0), 0.0).fresh
+    listed = redis_words._wish
+    monkeypatch.setattr(redis_words, "_wish", lambda wish: listed(wish)[:-1])
+    cut = both.do(NEW, "reserve", wish("cut#1", 10, *within, at_most=True, floor=8), 0.0)
+    assert (cut.fresh, cut.amount) == (True, 7)
 
 
 def test_a_life_that_the_version_before_lengthens(server: RedisServer) -> None:

@@ -1,6 +1,6 @@
 -- ARGV 7 id, 8 amount, 9 expires_at, 10 at_most, 11 free, 12 keyed, 13 memo, 14 token, 15 number of watches; then for each:
 -- account, limit, starts_at, ends_at or "", enforced, control or "", kept until or "", before or "", n, n further accounts
--- then n, n holds of the calls around, innermost first, that it draws on
+-- then n, n holds of the calls around, innermost first, that it draws on; then the floor, none where it is missing
 if meta[5] and server < tonumber(meta[5]) then
   -- Begun anew a moment ago: clients still tell of their calls in flight.
   return answer("closed", string.format("%.3f", meta[5] - server))
@@ -167,7 +167,8 @@ for index, watch in ipairs(watches) do
   end
 end
 if tightest then
-  if ARGV[10] ~= "1" or not less(0, 0, least, least_nanos) then
+  local floor, floor_nanos = parse(ARGV[at + tonumber(ARGV[at]) + 1] or "0")
+  if ARGV[10] ~= "1" or not less(0, 0, least, least_nanos) or less(least, least_nanos, floor, floor_nanos) then
     local counted = tightest[2]
     return answer("refused", tightest[1], show(counted[1], counted[2]), show(counted[3], counted[4]), wanted, tightest[3], 0)
   end
