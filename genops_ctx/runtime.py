@@ -82,7 +82,7 @@ class Runtime:
         self._prices = prices
         scoped = tuple(ScopedBudget(_windowed(budget), "") for budget in self.settings.budgets)
         self._everywhere = InScope(scoped if self.settings.mode != "off" else ())
-        self._costs = CostHistory()
+        self.costs = CostHistory(getattr(self.books.ledger, "recent_costs", None))
         self._next_reap = 0.0
         self._warned: set[str] = set()
         self.abandoned = Abandoned()
@@ -168,7 +168,7 @@ class Runtime:
             asked = scope.budgets if mode == "enforce" else tuple(map(_observed, scope.budgets))
             known = _NOTHING_KNOWN
             if asked and (max_nanos is None or (scope.block_unpriced and mode == "enforce")):
-                known = self.forecast(name, forecast)
+                known = self.forecast(flow or name, forecast)
             expectation = expected_amount(asked, known, max_nanos)
         operation, attempt, keyed, flags = named(idempotency_key)
         return Call(
@@ -195,10 +195,12 @@ class Runtime:
             else self.decisions.facts(name, flow, merged, now, context, models, question),
         )
 
-    def forecast(self, name: str, forecast: Callable[[], Forecast]) -> Forecast:
-        """What is known of a call of this name before it is made."""
+    def forecast(self, flow: str, forecast: Callable[[], Forecast]) -> Forecast:
+        """What is known before it is made of a call of the flow of this id, or by this name."""
+        if not self.costs.recalled:
+            self.books.hand_off.run(self.costs.recall)
         found = forecast()
-        return found.after(self._costs.of(name, found.version))
+        return found.after(self.costs.of(flow, found.since))
 
     def perform(self, effect: Effect) -> object:
         """Do what a story asks for."""
@@ -227,7 +229,7 @@ class Runtime:
         for tell in tuple(self.listeners):
             tell(charge)
         self.decisions.booked(charge)
-        self._costs.learn(charge)
+        self.costs.learn(charge)
 
     def share_evidence(self) -> None:
         """Have the processes that share the ledger correct charges by what any of them receives.
@@ -273,6 +275,8 @@ class Runtime:
             self._next_reap = now + REAP_EVERY
             self.books.catch_up(now, within=CATCH_UP_SECONDS)
             self.corrections.tidy()
+            if self.costs.recalled:  # else no budget has asked
+                self.costs.recall()
 
     def close(self) -> None:
         """Book what is left to be booked, and close store and ledger; a later use opens them again."""

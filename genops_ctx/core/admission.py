@@ -44,8 +44,8 @@ class Forecast:
     """10th percentile of earlier charges of the flow"""
     charges: int = 0
     """how many earlier charges those percentiles are of"""
-    version: int | None = None
-    """of the flow's models and prompts: what others cost says nothing of it. None where not known"""
+    since: float | None = None
+    """when the flow was last changed, epoch seconds: what it cost before says nothing. None where unknown"""
 
     def after(self, costs: Sequence[int]) -> Forecast:
         """With what earlier charges of the flow tell (nano-dollars), where they are enough."""

@@ -15,6 +15,7 @@ from .postgres_connection import ANSWER_SECONDS, PostgresConnections
 from .postgres_evidence_log import PostgresEvidenceLog
 from .postgres_rollups import SUMMED, totals
 from .postgres_schema import MIGRATIONS, SHARDS, plain, storable
+from .recent_costs import RECENT_COSTS
 from .rollups import Series, sums_by_series
 from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charge_row, charges_of, line_rows
 from .tallies import Batch, Tally
@@ -52,6 +53,7 @@ _ADD_SERIES = (
     "INSERT INTO series (key, attribution, flow, flow_id, provider, model, source, exactness) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING RETURNING id"
 )
+_RECENT_COSTS = RECENT_COSTS.format(count="%s")
 _WITNESS = (
     "INSERT INTO witnesses (store, hold, at, shard) "
     f"VALUES (%s, %s, %s, pg_backend_pid() %% {SHARDS}) "
@@ -168,6 +170,10 @@ class PostgresLedger:
         ):
             yield from self._with_lines(rows)
             last = rows[-1][0]
+
+    def recent_costs(self, count: int) -> list[tuple[str, float, int]]:
+        """Flow, start (epoch seconds) and nano-dollars of those of the newest charges that were answered."""
+        return [(flow, at, int(nanos)) for flow, at, nanos in self._rows(_RECENT_COSTS, (count,))]
 
     def totals(
         self,

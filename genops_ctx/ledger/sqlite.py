@@ -14,6 +14,7 @@ from ..core.records import Charge
 from ..database import Database, open_database
 from . import sqlite_tallies
 from .evidence_log import SQLiteEvidenceLog
+from .recent_costs import RECENT_COSTS
 from .rollups import Series, roll_up, totals
 from .rows import (
     CHARGE_COLUMNS,
@@ -47,6 +48,7 @@ _OF_OPERATION = (
     "SELECT seq FROM charges WHERE operation = ? AND id <> operation || '#' || attempt) ORDER BY seq"
 )
 _AUDIT = _insert("audits", "at, action, subject, actor, reason, nanos, until")
+_RECENT_COSTS = RECENT_COSTS.format(count="?")
 _SETTLED = "DELETE FROM outbox WHERE charge = (SELECT seq FROM charges WHERE id = ?)"
 _WITNESS = "INSERT OR REPLACE INTO witnesses (store, hold, at) VALUES (?, ?, ?)"
 
@@ -135,6 +137,10 @@ class SQLiteLedger:
             return ()
         charges = self._pages(first - 1, last)
         return (charge for charge in charges if since <= charge.started_at < until)
+
+    def recent_costs(self, count: int) -> list[tuple[str, float, int]]:
+        """Flow, start (epoch seconds) and nano-dollars of those of the newest charges that were answered."""
+        return [(_text(flow), at, nanos) for flow, at, nanos in self.database.read(_RECENT_COSTS, (count,))]
 
     def totals(
         self,

@@ -45,8 +45,10 @@ def forecast(
     ``bounded`` says that the model reads nothing but these texts: no stored conversation, no override
     of the flow's own settings, no uploads. Only then can there be a ceiling.
     """
-    if flow is None or not flow.model_nodes:
+    if flow is None:
         return Forecast()
+    if not flow.model_nodes:
+        return Forecast(since=flow.updated_at)
     total = 0
     unpriced = []
     free = True
@@ -66,7 +68,7 @@ def forecast(
         ceiling=most,
         free=free,
         unpriced=tuple(dict.fromkeys(unpriced)),
-        version=hash((flow.model_nodes, flow.prompt_texts)),
+        since=flow.updated_at,
     )
 
 

@@ -11,6 +11,7 @@ from ..core.money import format_dollars
 if TYPE_CHECKING:
     from ..core.admission import Forecast
     from ..runtime import Runtime
+    from .flows import Flow
 
 __all__ = ["AboveMaximum", "all_of_it", "check_within"]
 
@@ -19,7 +20,7 @@ class AboveMaximum(CallRefused):
     """The call is likely to cost more than its caller allows. Nothing was sent."""
 
 
-def all_of_it(runtime: Runtime, name: str, at_most: int, expected: Callable[[], Forecast]) -> int | None:
+def all_of_it(runtime: Runtime, flow: Flow, at_most: int, expected: Callable[[], Forecast]) -> int | None:
     """Nano-dollars that must be left of every budget for a call of a flow whose caller says what it may
     cost; None for the usual.
 
@@ -27,13 +28,15 @@ def all_of_it(runtime: Runtime, name: str, at_most: int, expected: Callable[[], 
     one from the others. But all of that must be left. Raises :class:`AboveMaximum` for a call that is
     likely to cost more than ``at_most``.
     """
-    known = runtime.forecast(name, expected)
+    known = runtime.forecast(flow.id or flow.name, expected)
     likely = known.typical if known.typical is not None else known.estimate
+    if likely is not None and known.least is not None:
+        likely = max(likely, known.least)
     if known.ceiling is not None and (likely is None or known.ceiling < likely):
         likely = known.ceiling
     if likely is None or known.unpriced:
         return None
-    check_within(name, likely, at_most)
+    check_within(flow.name, likely, at_most)
     strict = any(budget.admission == "strict" for budget in runtime.settings.budgets)
     return None if strict else likely  # a strict one sets the most aside that the flow can cost
 

@@ -248,7 +248,7 @@ class PredictingClient(FlowiseClient):
         definition, guard, most = prediction.definition, asked.guarded_by, asked.max_nanos
         expected = forecast or (lambda: self._expected(runtime, prediction, asked, bounded=bounded))
         if asked.at_most is not None:
-            most = all_of_it(runtime, prediction.flow.name, asked.at_most, expected)
+            most = all_of_it(runtime, prediction.flow, asked.at_most, expected)
         return opening(
             prediction.flow.name,
             flow=prediction.flow.id,

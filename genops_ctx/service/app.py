@@ -209,3 +209,4 @@ def _warm_up(runtime: Runtime) -> None:
     """
     _ = runtime.prices
     runtime.tidy()
+    runtime.costs.recall()

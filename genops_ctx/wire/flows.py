@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from .model_parameters import Settable, settables_of
-from .shapes import decoded, items_of, label_of, object_of, text_of
+from .shapes import decoded, items_of, label_of, moment_of, object_of, text_of
 
 __all__ = [
     "FlowDefinition",
@@ -84,6 +84,8 @@ class FlowDefinition:
     """a model node sends the ids that our model proxy asks for"""
     protected: bool = False
     """a key of its own is needed for predictions"""
+    updated_at: float | None = None
+    """when it was last saved, epoch seconds by Flowise's clock; None where it does not say"""
     prompt_texts: tuple[str, ...] = field(default=(), repr=False)
     """prompt templates and system messages, to estimate tokens from; never shown or stored"""
 
@@ -195,6 +197,7 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         exporters=_exporters(flow),
         through_gateway='"x-fw-msg"' in text_of(flow.get("flowData")).replace("\\", ""),
         protected=bool(text_of(flow.get("apikeyid")).strip()),
+        updated_at=moment_of(flow.get("updatedDate")),
         prompt_texts=tuple(prompts.texts),
     )
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any, Final
 
-__all__ = ["MAX_CALL_TOKENS", "decoded", "items_of", "label_of", "object_of", "text_of", "token_count"]
+__all__ = [
+    "MAX_CALL_TOKENS",
+    "decoded",
+    "items_of",
+    "label_of",
+    "moment_of",
+    "object_of",
+    "text_of",
+    "token_count",
+]
 
 MAX_CALL_TOKENS: Final = 100_000_000
 """More than any model reads or writes in one call; a larger count is nonsense."""
@@ -34,6 +44,14 @@ def label_of(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(character for character in text if character.isprintable())
+
+
+def moment_of(value: object) -> float | None:
+    """Epoch seconds of a time as JSON tells it (ISO 8601), None where it is none."""
+    try:
+        return datetime.fromisoformat(text_of(value)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def token_count(value: object) -> int | None:

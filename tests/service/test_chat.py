@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -172,6 +173,24 @@ def test_refusals_are_those_of_the_gateway(
     refused = ask(url, poor, way)
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
     assert int(refused.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_chat_costs_at_least_is_told_to_servers(
+    flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, way: str
+) -> None:
+    budget = Budget("0.00001", "day", by="team", limits={"rich": 1})
+    url = serve(flowise.url, settings=Settings(budgets=(budget,)), options=options(FIRST))
+    rich, poor = client("rich", attribution={"team": "rich"}), client("poor", attribution={"team": "poor"})
+    for headers in [rich] * 10 + [poor]:
+        assert ask(url, headers, way).status_code == 200
+    error = ask(url, poor, way).json()["error"]
+    assert error["floor_because"] == "10th percentile of 11 earlier charges of this flow"
+    assert Decimal(error["floor"]) + Decimal(error["remaining"]) == Decimal("0.00001")
+    page = client("page", origins=("https://www.example.com",), attribution={"team": "visitors"})
+    page["Origin"] = "https://www.example.com"
+    assert ask(url, page, way).status_code == 200
+    assert sorted(ask(url, page, way).json()["error"]) == ["budget", "code", "message", "resets_at"]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -274,6 +274,39 @@ def test_a_budget_that_is_used_up_is_told_without_figures(
     assert len(flowise.model.calls) == 2
 
 
+def test_what_a_call_costs_at_least_is_told_to_programs_and_not_to_visitors_of_pages(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient
+) -> None:
+    flow = flowise.flow_id("graph")
+    service = serve(
+        flowise.url, settings=Settings(budgets=(Budget("0.00001", "day", by="team", limits={"rich": 1}),))
+    )
+    rich = client(attribution={"team": "rich"})
+    for _ in range(10):
+        assert predict(service, flow, rich).status_code == 200
+    (cost,) = {150 * call.input_tokens + 600 * call.output_tokens for call in flowise.model.calls}
+    assert 5_000 < cost < 10_000, "one fits, and a part of another"
+    poor = client(attribution={"team": "poor"})
+    assert predict(service, flow, poor).status_code == 200
+    refused = predict(service, flow, poor)
+    assert refused.status_code == 402
+    error = refused.json()["error"]
+    assert error["remaining"] == f"0.{10_000 - cost:09d}"
+    assert error["floor"] == f"0.{cost:09d}"
+    assert error["floor_because"] == "10th percentile of 11 earlier charges of this flow"
+    assert not set("0123456789$") & set(error["message"].split(" Please")[0])
+    assert "floor" not in predict(service, flow, poor, streaming=True).text
+    page = client("page", origins=("https://www.example.com",), attribution={"team": "visitors"})
+    page["Origin"] = "https://www.example.com"
+    assert predict(service, flow, page).status_code == 200
+    shown = predict(service, flow, page)
+    assert (shown.status_code, sorted(shown.json()["error"])) == (
+        402,
+        ["budget", "code", "message", "resets_at"],
+    )
+    assert len(flowise.model.calls) == 12
+
+
 def test_a_header_takes_nobody_elses_budget(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges
 ) -> None:
