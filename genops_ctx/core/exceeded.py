@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .accounts import Refusal, Watch
-    from .admission import Expectation
 
 __all__ = ["asked", "budget_exceeded", "degrades", "may_go_on", "soften", "would_refuse"]
 
@@ -77,8 +76,10 @@ def would_refuse(budget: str, watches: Iterable[Watch]) -> bool:
     return any(action != "warn" for action in actions) or not actions
 
 
-def budget_exceeded(refusal: Refusal, expectation: Expectation) -> BudgetExceeded:
-    """The error of a refusal of what was expected."""
+def budget_exceeded(
+    refusal: Refusal, because: str, floor: int = 0, floor_because: str = ""
+) -> BudgetExceeded:
+    """The error of a refusal; ``because`` says how the wanted amount came about, and its floor."""
     watch, account = refusal.watch, refusal.account
     resets_at: datetime | None = None
     if watch.ends_at is not None:
@@ -92,12 +93,12 @@ def budget_exceeded(refusal: Refusal, expectation: Expectation) -> BudgetExceede
         spent=dollars(account.spent),
         reserved=dollars(account.reserved),
         wanted=dollars(refusal.wanted),
-        wanted_because=expectation.because,
+        wanted_because=because,
         resets_at=resets_at,
         frozen=refusal.frozen,
         fallback=_fallback(refusal),
-        floor=dollars(expectation.floor) if expectation.floor else None,
-        floor_because=expectation.floor_because,
+        floor=dollars(floor) if floor else None,
+        floor_because=floor_because,
     )
 
 

@@ -243,7 +243,8 @@ def unavailable(error: StoreError) -> StoreUnavailable:
 
 
 def _refused(call: Call, refusal: Refusal) -> Refused:
-    error = budget_exceeded(refusal, call.expectation)
+    expected = call.expectation
+    error = budget_exceeded(refusal, expected.because, expected.floor, expected.floor_because)
     return Refused(error, call.name, call.attribution, call.started_at, refusal)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from genops_ctx import metered_call
+from genops_ctx.runtime import reset_runtime
 from tests.stores.redis_server import RedisServer
 
 from .workers import CENT, Plan, account_of, billed, run_workers, runtime_of, store_of
@@ -70,6 +72,19 @@ def test_without_max_cost_the_overspend_of_processes_keeps_its_bound_and_nobody_
     assert spent - 10 * CENT <= report.beyond
     if costs == ("0.001",):
         assert spent <= 10 * CENT, "no call cost more than was set aside"
+
+
+def test_of_fifty_calls_as_many_run_as_are_known_to_fit(plan: Plan, tmp_path: Path) -> None:
+    """Nothing is promised; each process knows that a call costs a cent, and 9.6 of them are left."""
+    store = store_of(plan)
+    reset_before = reset_runtime(runtime_of(store))
+    with metered_call("other") as one:
+        one.record_cost("0.004")
+    reset_runtime(reset_before)
+    report = run_workers([replace(plan, costs=("0.01",), known=CENT)] * 8, OPERATIONS)
+    assert len(billed(tmp_path / "bills")) == len(report.ran) == 9
+    assert (len(report.refused), report.given_up, report.beyond) == (41, [], 0)
+    assert account_of(store) == (94 * CENT // 10, 0)
 
 
 def test_with_a_tenth_of_the_workers_killed_what_ran_and_what_is_lost_is_the_budget(

@@ -8,19 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from genops_ctx import metered_call
+from genops_ctx import governance_context, metered_call
 from genops_ctx.core.errors import BudgetExceeded
 from genops_ctx.core.ports import AccountStore
+from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.settings import Settings
 from genops_ctx.stores.memory import MemoryStore
 from genops_ctx.stores.sqlite import SQLiteStore
 from tests.stores.redis_server import RedisServer
 
-from .workers import CENT, account_of, runtime_of
+from .workers import CENT, account_of, know, runtime_of
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -128,3 +131,87 @@ def test_without_max_cost_the_overspend_keeps_its_bound_and_nobody_starves(runti
     over = sum(max(0, charge.nanos - charge.reserved_nanos) for charge in charges)
     assert spent - 10 * CENT <= over
     assert all(charge.reserved_nanos <= CENT // 2 for charge in charges), "a 20th of the limit is set aside"
+
+
+def spend_a_part(runtime: Runtime) -> None:
+    """0.4 cents: nine more calls of a cent fit, and a part of a tenth."""
+    with metered_call("other") as one:
+        one.record_cost("0.004")
+
+
+def test_of_fifty_threads_as_many_run_as_are_known_to_fit(runtime: Runtime) -> None:
+    """Nothing is promised: what the flow cost before is not cut to what is left."""
+    know(runtime, CENT)
+    spend_a_part(runtime)
+    floors: set[tuple[Decimal | None, str]] = set()
+
+    def call(_: int) -> bool:
+        try:
+            with metered_call("flow") as one:
+                time.sleep(0.05)
+                one.record_cost("0.01")
+        except BudgetExceeded as refusal:
+            floors.add((refusal.floor, refusal.floor_because.partition(" of ")[0]))
+            return False
+        return True
+
+    assert at_once(50, call) == 9
+    assert floors == {(Decimal("0.01"), "10th percentile")}
+    assert at_once(10, call) == 0, "nor does a later one"
+    assert account_of(runtime.books.store) == (94 * CENT // 10, 0)
+
+
+def test_of_fifty_tasks_as_many_run_as_are_known_to_fit(runtime: Runtime) -> None:
+    know(runtime, CENT)
+    spend_a_part(runtime)
+
+    async def call() -> bool:
+        try:
+            async with metered_call("flow") as one:
+                await asyncio.sleep(0.05)
+                one.record_cost("0.01")
+        except BudgetExceeded:
+            return False
+        return True
+
+    async def all_of_them() -> int:
+        return sum(await asyncio.gather(*(call() for _ in range(50))))
+
+    assert asyncio.run(all_of_them()) == 9
+    runtime.books.close()  # what threads still book
+    assert account_of(runtime.books.store) == (94 * CENT // 10, 0)
+
+
+def test_of_fifty_threads_in_a_context_as_many_run_as_are_known_to_fit() -> None:
+    runtime = Runtime(Settings(), store=MemoryStore(), ledger=MemoryLedger())
+    before = reset_runtime(runtime)
+    know(runtime, CENT)
+    with governance_context("job", budget="0.094") as job:
+
+        def call(_: int) -> bool:
+            try:
+                with metered_call("flow") as one:
+                    time.sleep(0.05)
+                    one.record_cost("0.01")
+            except BudgetExceeded:
+                return False
+            return True
+
+        assert at_once(50, call) == 9
+    reset_runtime(before)
+    assert job.total_cost == Decimal("0.09")
+
+
+def test_a_call_inside_another_may_use_what_that_one_has_set_aside(runtime: Runtime) -> None:
+    """2.4 cents are left, half a cent of them with the outer one: enough for two known calls inside it."""
+    know(runtime, CENT)
+    with metered_call("other", max_cost="0.076") as one:
+        one.record_cost("0.076")
+    ran = 0
+    with metered_call("outer"), pytest.raises(BudgetExceeded, match="such a call costs"):
+        while True:
+            with metered_call("flow") as inner:
+                inner.record_cost("0.01")
+            ran += 1
+    assert ran == 2
+    assert account_of(runtime.books.store) == (96 * CENT // 10, 0)

@@ -31,6 +31,7 @@ from genops_ctx.core.records import Charge
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
+from tests.strategies import charge, line
 
 CENT = 10_000_000  # nano-dollars
 spawn = multiprocessing.get_context("spawn")
@@ -63,6 +64,8 @@ class Plan:
     """of each of which it has a budget of ten cents"""
     costs: tuple[str, ...] = ()
     """what the operations cost by turns, where nothing is promised of them; else a promised cent"""
+    known: int = 0
+    """nano-dollars that ten earlier calls have cost each; nothing is known of the flow else"""
     ahead: float = 0.0
     """seconds by which its clock is ahead of the others'"""
 
@@ -159,6 +162,12 @@ def shorten_lives(seconds: float) -> None:
     runtime.REAP_EVERY = 0.2
 
 
+def know(runtime: Runtime, nanos: int) -> None:
+    """Ten earlier calls of the flow cost that much, if anything."""
+    for _ in range(10 if nanos else 0):
+        runtime.costs.learn(charge(line(nanos), name="flow"))
+
+
 def bill(path: str, operation: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(file, f"{operation}\n".encode())
@@ -231,6 +240,7 @@ def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: An
     shorten_lives(0.0)
     runtime = runtime_of(store_of(plan), plan.ledger, plan.windows, plan.now)
     join(runtime.books.store)
+    know(runtime, plan.known)
     reset_runtime(runtime)
     mine = Report()
     lock = threading.Lock()

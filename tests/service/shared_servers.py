@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from genops_ctx.ledger import open_ledger
 from genops_ctx.service.key_store import open_keys
 from genops_ctx.service.keys import new_key
 from genops_ctx.testing import Flow, FlowiseStandIn, ModelNode
 from tests.ledger.postgres_server import PostgresServer
 from tests.stores.redis_server import RedisServer
+from tests.strategies import charge, line
 
 from .conftest import FLOWISE_KEY
 from .served import Served
@@ -28,6 +31,14 @@ class Shared(NamedTuple):
     ledger_url: str
     headers: dict[str, str]
 
+    def new_client(self, **attribution: str) -> dict[str, str]:
+        """Headers of a new client of this owner's."""
+        keys = open_keys(self.ledger_url)
+        key, secret = new_key("web", now=time.time(), attribution=attribution)
+        keys.put(key)
+        keys.close()
+        return {"Authorization": f"Bearer {secret}"}
+
     @property
     def url(self) -> str:
         return f"{self.service.url}/api/v1/prediction/{self.flowise.flow_id('graph')}"
@@ -37,11 +48,27 @@ class Shared(NamedTuple):
         return sum(150 * one.input_tokens + 600 * one.output_tokens for one in self.flowise.model.calls)
 
 
+def book_earlier(ledger_url: str, flow: str, number: int) -> None:
+    ledger = open_ledger(ledger_url)
+    for one in range(number):
+        made = charge(line(CALL_NANOS), name="graph", operation=f"earlier {one}")
+        assert ledger.append(replace(made, flow=flow, started_at=time.time() - 60.0))
+    ledger.close()
+
+
 @contextmanager
 def shared_servers(
-    folder: Path, *, settings: str, latency: float = 0.0, redis_options: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    settings: str,
+    latency: float = 0.0,
+    redis_options: tuple[str, ...] = (),
+    earlier: int = 0,
 ) -> Iterator[Shared]:
-    """All of them, running, with four workers; what is served is stopped at the end at the latest."""
+    """All of them, running, with four workers; what is served is stopped at the end at the latest.
+
+    Of ``earlier`` calls of the flow there are charges in the ledger.
+    """
     (folder / "redis").mkdir()
     flows = [Flow("graph", "agentflow", (ModelNode(max_tokens=20),))]
     with (
@@ -50,10 +77,7 @@ def shared_servers(
         FlowiseStandIn(flows, api_key=FLOWISE_KEY, latency=latency) as flowise,
     ):
         ledger_url = postgres.new_database()
-        keys = open_keys(ledger_url)
-        key, secret = new_key("web", now=time.time(), attribution={"team": "help"})
-        keys.put(key)
-        keys.close()
+        book_earlier(ledger_url, flowise.flow_id("graph"), earlier)
         service = Served(
             folder,
             flowise.url,
@@ -64,4 +88,5 @@ def shared_servers(
             GENOPS_LEDGER=ledger_url,
         )
         with service:
-            yield Shared(service, flowise, redis, ledger_url, {"Authorization": f"Bearer {secret}"})
+            shared = Shared(service, flowise, redis, ledger_url, {})
+            yield shared._replace(headers=shared.new_client(team="help"))
