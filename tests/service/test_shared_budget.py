@@ -111,7 +111,7 @@ def test_calls_of_known_cost_do_not_pass_what_is_left(tmp_path: Path) -> None:
     """
     limit = 10 * CALL_NANOS + CALL_NANOS // 3
     settings = f'[[budget]]\nname = "shared"\nlimit = "{limit / 1e9:.9f}/total"\nby = "team"\n'
-    with shared_servers(tmp_path, settings=settings, latency=0.05, earlier=10) as shared:
+    with shared_servers(tmp_path, settings=settings, latency=0.05, earlier=20) as shared:
 
         def call(headers: dict[str, str]) -> int:
             return requests.post(shared.url, json={"question": "hi"}, headers=headers, timeout=60).status_code
