@@ -39,6 +39,8 @@ class ServiceSettings:
     """for them to come"""
     unread_seconds: float = 60.0
     """that a client may let its answer wait"""
+    connections: int = 2_000
+    """of one worker, as far as its file descriptors allow; an idle stream takes some 100 KiB"""
     connect_seconds: float = 5.0
     total_seconds: float = 150.0
     """for Flowise's whole answer: it tries a failing model for 103 s"""
@@ -133,6 +135,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "head_bytes": _bytes,
     "head_seconds": _seconds,
     "unread_seconds": _seconds,
+    "connections": lambda name, value: whole(name, value, 1, 1_000_000),
     "connect_seconds": _seconds,
     "total_seconds": _seconds,
     "silent_seconds": _seconds,

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..settings import load_settings
 from .configuration import ServiceSettings
+from .crowding import PROBES, SPARE, SPARE_SECONDS, CrowdLog, most_connections
 from .refusals import Refusal
 
 __all__ = ["BoundedConnection"]
@@ -31,7 +32,11 @@ _FAULTS = {
     408: ("too_slow", "The request did not come in time."),
     414: ("too_large", "The address is too long."),
     431: ("too_large", "The request's headers are too large."),
+    503: ("unavailable", "The service is busy. Please try again in a moment."),
 }
+_LINGER_SECONDS = 2.0
+"""How long a refused client may go on sending: closed at once, it might never read why."""
+_crowd = CrowdLog()
 
 
 class _Refused(Exception):
@@ -43,14 +48,18 @@ class BoundedConnection(HttpToolsProtocol):
 
     A head has ``head_seconds`` and ``head_bytes``, a body ``request_seconds``, and an answer that the
     client does not take ``unread_seconds``. Fields that follow a chunked body are dropped: they could say
-    again, after all checks, what the head has said. While the worker stops, every answer says that the
-    connection ends with it, so that no client sends into a connection that is being closed.
+    again, after all checks, what the head has said. A worker has no more than ``connections`` at once:
+    beyond that it answers probes of its health, and others with 503. While it stops, every answer says that
+    the connection ends with it, so that no client sends into a connection that is being closed.
     """
 
     _head_bytes = 0
     _in_head = True
     _status = 400
     _stopping = False
+    _admitted = False
+    """it is one of those that the worker takes"""
+    _lingering = False
     _waiting: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -58,9 +67,26 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._wait(_settings().head_seconds)
+        if self._is_admitted():
+            self._wait(_settings().head_seconds)
+        elif len(self.connections) > _most() + SPARE:
+            self._refuse(503)
+        else:
+            self._wait(min(_settings().head_seconds, SPARE_SECONDS))
+
+    def _is_admitted(self) -> bool:
+        """Whether it is one of those that the worker takes, now or since it was."""
+        if not self._admitted:
+            most = _most()
+            others = self.connections
+            self._admitted = len(others) <= most or (
+                sum(isinstance(one, BoundedConnection) and one._admitted for one in others) < most
+            )
+        return self._admitted
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
         self._unset_keepalive_if_required()
         if self._in_head:
             self._head_bytes += len(data)
@@ -114,10 +140,14 @@ class BoundedConnection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise _Refused
             return  # there is no request before its body can be read
+        admitted = self._is_admitted()
+        if not admitted and self.url.partition(b"?")[0] not in PROBES:
+            self._status = 503
+            raise _Refused
         self._in_head = False
         self._head_bytes = 0
         super().on_headers_complete()
-        if self._stopping and self.cycle is not None:
+        if (self._stopping or not admitted) and self.cycle is not None:
             self.cycle.keep_alive = False
         # A little more than the application has, which answers better than a closed connection does.
         self._wait(_settings().request_seconds + 5.0)
@@ -154,13 +184,25 @@ class BoundedConnection(HttpToolsProtocol):
             cycle.message_event.set()
         if cycle is None or (cycle.response_complete and self._in_head) or not cycle.response_started:
             code, message = _FAULTS[status]
-            body = json.dumps(Refusal(status, code, message, {}).body()).encode()
+            refusal = Refusal(status, code, message, {}, 1.0 if status == 503 else None)
+            body = json.dumps(refusal.body()).encode()
+            more = "".join(f"{name}: {value}\r\n" for name, value in refusal.headers().items())
             self.transport.write(
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+                f"content-length: {len(body)}\r\n{more}connection: close\r\n\r\n".encode()
                 + body
             )
-        self.transport.close()
+        if status != 503:
+            self.transport.close()
+            return
+        _crowd.tell(_most())
+        if len(self.connections) > _most() + SPARE or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._lingering = True
+        self._wait(None)
+        self.transport.write_eof()
+        self._waiting = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     # -- what it does not take ----------------------------------------------------------------------
 
@@ -206,3 +248,8 @@ class BoundedConnection(HttpToolsProtocol):
 @cache
 def _settings() -> ServiceSettings:
     return ServiceSettings.of(load_settings().service)
+
+
+@cache
+def _most() -> int:
+    return most_connections(_settings().connections)
