@@ -332,7 +332,7 @@ class Corrections:
             if attempt.ended_at is None:
                 continue
             over = now - attempt.ended_at > self.horizon
-            if attempt.news or (over and attempt.pending):
+            if attempt.news or (over and (attempt.pending or _is_open(attempt))):
                 self._correct(attempt, final=over)
             if over:
                 self._let_go(attempt)
@@ -378,6 +378,11 @@ def _may_change(line: Line) -> bool:
 def _waits(attempt: Attempted) -> bool:
     """For evidence, or for a ledger that failed when there was some."""
     return attempt.pending or (attempt.news and attempt.ended_at is not None)
+
+
+def _is_open(attempt: Attempted) -> bool:
+    """There is evidence whose end did not come, perhaps after all that is booked by now."""
+    return any(not one.whole for one in attempt.evidence.values())
 
 
 def _fits(attempt: Attempted, shown: Shown) -> bool:

@@ -298,6 +298,22 @@ def test_a_trace_that_never_ends_is_the_least_that_is_booked(runtime: Runtime, c
     assert list(runtime.books.ledger.charges())[-1].exactness is Exactness.ESTIMATED
 
 
+def test_a_call_that_began_after_the_correction_and_never_ended_may_have_been_billed(
+    runtime: Runtime, clock: Clock
+) -> None:
+    attempt = send(runtime)
+    answer(attempt)
+    hold = attempt.admitted.hold
+    runtime.corrections.take(Shown(proof(7, "gateway:m"), hold))
+    begun = Evidence("gateway:m", (ModelCall("gateway:2", ended=False),), complete=True)
+    runtime.corrections.take(Shown(begun, hold))
+    assert sum(in_ledger(runtime)) == 70
+    clock.now += 901
+    runtime.corrections.tidy()
+    assert sum(in_ledger(runtime)) == in_accounts(runtime) == 1000
+    assert list(runtime.books.ledger.charges())[-1].exactness is Exactness.ESTIMATED
+
+
 def test_evidence_of_nobody_is_forgotten(runtime: Runtime, clock: Clock) -> None:
     for request in ("op#1", "not a hold", "x" * 1000 + "#1", ""):
         runtime.corrections.take(Shown(proof(7, f"langfuse:{request[:9]}"), request=request))

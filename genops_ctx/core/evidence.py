@@ -53,6 +53,8 @@ class ModelCall:
     """None: it was made, and what it used is not known"""
     billed: bool = True
     """False where the provider refused it, so that it is not billed"""
+    ended: bool = True
+    """False where it was about to be made, and its end was not told"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class Evidence:
     """``route:id`` of the trace; the same in every export of it"""
     calls: tuple[ModelCall, ...] = ()
     complete: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """It is complete, and so is each of its calls."""
+        return self.complete and all(call.ended for call in self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def merged(one: Evidence, other: Evidence) -> Evidence:
 def _weight(call: ModelCall) -> tuple[object, ...]:
     usage = call.usage
     if usage is None:
-        return (0, call.billed)
+        return (0, call.ended, call.billed)
     return (
         1,
         usage.total_tokens,
@@ -228,11 +235,12 @@ def _said_by(
         return None
     found = tuple(evidence)
     calls = _calls(found)
-    whole = all(one.complete for one in found)
+    complete = all(one.complete for one in found)
+    whole = all(one.whole for one in found)
     if not calls or not (whole or final):
         return None
     proved = [call for call in calls if call.usage is not None]
-    hidden = len([call for call in calls if call.usage is None and call.billed]) + (not whole)
+    hidden = len([call for call in calls if call.usage is None and call.billed]) + (not complete)
     sure = [line for line in covered if line.source in _SURE and line.exactness is Exactness.EXACT]
     left = _unexplained(sure, proved, hidden)
     if left is None:
@@ -255,14 +263,21 @@ def _said_by(
 
 
 def _calls(evidence: Sequence[Evidence]) -> tuple[ModelCall, ...]:
-    """The calls of the route that saw most of them, in order of their ids."""
+    """The calls of the route that saw most of them, in order of their ids.
+
+    A proxy sees each try of a client that tries again: one that was refused is none.
+    """
     routes: dict[str, Evidence] = {}
     for one in evidence:
         for call in one.calls:
             route = call.id.partition(":")[0]
             routes[route] = merged(routes.get(route, Evidence("")), Evidence("", (call,)))
-    most = max(routes, key=lambda route: (len(routes[route].calls), route == "gateway", route), default=None)
-    return () if most is None else routes[most].calls
+    seen = {
+        route: tuple(call for call in one.calls if call.billed or route != "gateway")
+        for route, one in routes.items()
+    }
+    most = max(seen, key=lambda route: (len(seen[route]), route == "gateway", route), default=None)
+    return () if most is None else seen[most]
 
 
 def _named(call: ModelCall, covered: Sequence[Line]) -> ModelCall:

@@ -117,11 +117,12 @@ def _usage_of(said: dict[str, Any] | None) -> Usage | None:
 
 
 def _call_object(call: ModelCall) -> list[Any]:
-    return [call.id, _usage_object(call.usage), call.billed]
+    said = [call.id, _usage_object(call.usage), call.billed]
+    return said if call.ended else [*said, False]
 
 
 def _call_of(said: list[Any]) -> ModelCall:
-    return ModelCall(said[0], _usage_of(said[1]), said[2])
+    return ModelCall(said[0], _usage_of(said[1]), *said[2:4])
 
 
 def shown_text(shown: Shown) -> str:

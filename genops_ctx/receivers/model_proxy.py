@@ -46,6 +46,8 @@ class ModelProxy:
         key: what callers must send as ``x-fw-key``.
         tell: called with each :class:`ProxiedCall`, in a thread; unless given, what passes corrects the
             charges of this process.
+        follow: called besides with each call that is about to be sent, and with each that was refused then:
+            of one whose end nobody told, because the proxy was killed, is known so that there was one.
         clock: epoch seconds.
         timeout: seconds that a whole exchange may take.
 
@@ -59,6 +61,7 @@ class ModelProxy:
         *,
         key: str,
         tell: Callable[[ProxiedCall], object] | None = None,
+        follow: Callable[[ProxiedCall], object] | None = None,
         clock: Callable[[], float] = time.time,
         timeout: float = TOTAL_SECONDS,
         max_request_bytes: int = MAX_REQUEST_BYTES,
@@ -67,7 +70,9 @@ class ModelProxy:
             raise ConfigurationError("a model proxy needs a key of printable ASCII that its callers send")
         self.upstreams = upstreams_of(upstreams)
         self._key = key.encode()
-        self._tell = tell if tell is not None else correcting(get_runtime().corrections)
+        if tell is None:
+            tell = follow = correcting(get_runtime().corrections)
+        self._tell, self._follow = tell, follow
         self._clock = clock
         self._timeout = timeout
         self._max_request = max_request_bytes
@@ -169,10 +174,16 @@ class ModelProxy:
     def now(self) -> float:
         return self._clock()
 
+    @property
+    def follows(self) -> bool:
+        return self._follow is not None
+
     def told(self, call: ProxiedCall) -> None:
-        """Say what a call used; a failure of who listens never harms the answer."""
+        """Say what a call used, or how far it is; a failure of who listens never harms the answer."""
+        listener = self._tell if call.ended and call.billed else self._follow
         try:
-            self._tell(call)
+            if listener is not None:
+                listener(call)
         except Exception as error:
             log.error("a proxied model call could not be metered (%s)", type(error).__name__)
 

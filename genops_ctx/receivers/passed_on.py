@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,10 +48,22 @@ class PassedOn:
         self._send = send
         self._asked = read_request(target.path, body) if method == "POST" else None
         self._told = self._asked is None
+        self._counted = False
+        """it was told as a call that may be billed"""
+        self._id = os.urandom(12).hex()
         self._started = False
         self._began = proxy.now()
 
     async def run(self) -> None:
+        # Before it is sent: one that dies with this process may be billed, and its caller tries again.
+        self._say_how_far(ended=False)
+        try:
+            await self._exchange()
+        finally:
+            if not self._counted:
+                self._say_how_far(billed=False)
+
+    async def _exchange(self) -> None:
         import aiohttp
 
         try:
@@ -171,17 +185,28 @@ class PassedOn:
         if self._told or self._asked is None:
             return None
         self._told = True
+        self._counted = True
         usage, flags = reader.usage()
-        call = ProxiedCall(
+        model = usage.model if usage is not None else self._asked.model
+        return self._say(replace(self._call(model), usage=usage, flags=flags))
+
+    def _say_how_far(self, *, ended: bool = True, billed: bool = True) -> None:
+        if self._asked is not None and self._proxy.follows:
+            self._say(replace(self._call(self._asked.model), ended=ended, billed=billed))
+
+    def _call(self, model: str) -> ProxiedCall:
+        return ProxiedCall(
             message_id=id_of(self._headers, MESSAGE_HEADER),
             chat_id=id_of(self._headers, CHAT_HEADER),
             flow_id=id_of(self._headers, FLOW_HEADER),
             provider=self._target.upstream.provider,
-            model=usage.model if usage is not None else self._asked.model,
-            usage=usage,
+            model=model,
+            usage=None,
             started_at=self._began,
-            flags=flags,
+            id=self._id,
         )
+
+    def _say(self, call: ProxiedCall) -> asyncio.Future[None]:
         # In a thread: a ledger may be slow, and other answers are passing.
         return asyncio.get_running_loop().run_in_executor(None, self._proxy.told, call)
 

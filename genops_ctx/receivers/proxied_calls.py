@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -46,6 +45,12 @@ class ProxiedCall:
     started_at: float
     """seconds since the epoch"""
     flags: tuple[str, ...] = ()
+    id: str = ""
+    """ours, the same in all that is told of it"""
+    ended: bool = True
+    """False where it is about to be sent"""
+    billed: bool = True
+    """False where it was refused, or did not reach the provider"""
 
 
 def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
@@ -56,7 +61,7 @@ def correcting(corrections: Corrections) -> Callable[[ProxiedCall], None]:
     corrections.routes.add("gateway")
 
     def tell(call: ProxiedCall) -> None:
-        seen = ModelCall(f"gateway:{os.urandom(12).hex()}", call.usage)
+        seen = ModelCall(f"gateway:{call.id}", call.usage, call.billed, call.ended)
         # All calls of one answer are one piece of evidence: an agent may make hundreds.
         of = call.message_id or seen.id.partition(":")[2]
         sessions = tuple(filter(None, (call.message_id, call.chat_id)))

@@ -86,5 +86,5 @@ def receivers_of(settings: ReceiverSettings, runtime: Runtime) -> Any:
     apps = {}
     if settings.upstreams:
         tell = correcting(runtime.corrections)
-        apps["/models"] = ModelProxy(settings.upstreams, key=key, tell=tell, clock=runtime.clock)
+        apps["/models"] = ModelProxy(settings.upstreams, key=key, tell=tell, follow=tell, clock=runtime.clock)
     return ReceiverApp(key, runtime=runtime, apps=apps)

@@ -202,6 +202,20 @@ def test_two_routes_see_the_same_calls() -> None:
     assert net(corrected(charge(estimate(1000)), proxied, more)) == 68
 
 
+def test_a_call_whose_end_was_not_told_may_have_been_billed() -> None:
+    """As by a proxy that was killed: its caller tries again, and the provider bills both."""
+    begun, again = ModelCall("gateway:1", ended=False), call("gateway:2", 10, 4, GATEWAY)
+    first = charge(estimate(1000))
+    assert corrected(first, trace(begun, again, name="gateway:m")) == [first]  # its end may still come
+    charges = corrected(first, trace(begun, again, name="gateway:m"), final=True)
+    assert (net(charges), charges[-1].exactness) == (1000, ESTIMATED)
+    for end, total in ((call("gateway:1", 1, 1, GATEWAY), 68), (ModelCall("gateway:1", billed=False), 58)):
+        for told in ((begun, end), (end, begun)):
+            parts = [trace(one, name="gateway:m") for one in (*told, again)]
+            charges = corrected(first, *parts)
+            assert (net(charges), charges[-1].exactness) == (total, EXACT)
+
+
 def test_another_process_knows_the_calls_of_earlier_adjustments() -> None:
     first, adjustment = corrected(charge(estimate(1000)), trace(call("langfuse:a", 10, 4)))
     earlier = booked_evidence([adjustment])
@@ -240,6 +254,7 @@ calls = st.builds(
     ModelCall,
     st.sampled_from(["langfuse:a", "langfuse:b", "otlp:a", "gateway:a"]),
     st.none() | traced,
+    st.booleans(),
     st.booleans(),
 )
 evidences = st.builds(

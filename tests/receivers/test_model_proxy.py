@@ -527,3 +527,24 @@ def test_a_bad_upstream_is_told_at_once(upstreams: dict[str, str]) -> None:
 def test_it_does_not_work_without_a_key() -> None:
     with pytest.raises(ConfigurationError, match="needs a key"):
         ModelProxy({"openai": "https://api.openai.com/v1"}, key="", tell=print)
+
+
+@pytest.mark.parametrize(
+    ("content", "ends"), [("x", []), ("[[fail:401]] x", [(True, False)]), ("[[fail:500]] x", [(True, False)])]
+)
+def test_who_follows_is_told_of_calls_before_they_are_sent_and_of_those_that_were_refused(
+    model: ModelStub, content: str, ends: list[tuple[bool, bool]]
+) -> None:
+    followed: list[ProxiedCall] = []
+    with before(model.url, follow=followed.append) as proxy:
+        asked = {**ASKED, "messages": [{"role": "user", "content": content}]}
+        proxy.post("/openai/chat/completions", asked)
+        proxy.post("/openai/models")
+        deadline = time.monotonic() + 30
+        while len(followed) + len(proxy.told) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert sorted((call.ended, call.billed) for call in followed) == [(False, True), *ends]
+    assert {(call.usage, call.message_id, call.model) for call in followed} == {(None, "m-1", "gpt-4o-mini")}
+    assert len({call.id for call in (*followed, *proxy.told)}) == 1
+    assert len(proxy.told) == (not ends)
+    assert followed[0].id
