@@ -162,9 +162,10 @@ def test_a_model_is_called_through_it_and_nothing_else(receiving: Callable[..., 
         (billed,) = model.calls
     corrections = get_runtime().corrections
     assert isinstance(corrections, SharedCorrections)
-    (entry,) = [one for one in corrections.log.after(0) if one.kind == "shown"]
-    said = json.loads(entry.content)
+    shown = [one.content for one in corrections.log.after(0) if one.kind == "shown"]
+    (begun, said) = sorted(map(json.loads, shown), key=lambda one: one["calls"][0][1] is not None)
     assert (said["answer"], said["sessions"], said["flow"]) == ("m1", ["m1", "c1"], "f1")
-    usage = said["calls"][0][1]
+    name, usage, _ = said["calls"][0]
+    assert begun == {**said, "calls": [[name, None, True, False]]}
     assert (usage["input_tokens"], usage["output_tokens"]) == (billed.input_tokens, billed.output_tokens)
-    assert "Hello" not in entry.content
+    assert "Hello" not in "".join(shown)
