@@ -79,8 +79,13 @@ class Settled:
         self._hand_off.run(self._put_all)
 
     def _put_all(self) -> None:
-        while some := self._next():
-            self._put(some)
+        try:
+            while some := self._next():
+                self._put(some)
+        except BaseException:
+            with self._lock:
+                self._at_it = False  # else nobody would ever be again
+            raise
 
     def _put(self, charges: Sequence[Charge]) -> None:
         try:

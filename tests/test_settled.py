@@ -110,3 +110,22 @@ def test_what_could_not_be_told_stays_for_a_replay_and_later_ones_are_told(
     ledger.fails = False
     hand_off(add(settled, 3)).close()
     assert waiting(ledger) == ["op0#1", "op1#1", "op2#1", "op4#1", "op5#1"]
+
+
+def test_an_interruption_keeps_nobody_from_settling_what_comes_next(ledger: Told) -> None:
+    class Interrupted(MemoryLedger):
+        def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
+            raise KeyboardInterrupt
+
+    interrupted = Settled(
+        Interrupted(), Generations(MemoryStore(), ledger), HandOff(), lambda charges: charges
+    )
+    first = HandOff(Remote())
+    done = first._booking().submit(add(interrupted, 0))
+    with pytest.raises(KeyboardInterrupt):
+        done.result(30)
+    interrupted._ledger = ledger
+    ledger.append(charge(line(7), operation="op1"), settled=False)
+    first._booking().submit(add(interrupted, 1)).result(30)
+    first.close()
+    assert ledger.tellings == [["op1#1"]]
