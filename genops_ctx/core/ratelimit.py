@@ -17,7 +17,17 @@ from typing import NamedTuple
 from .breaker import MICROS
 from .errors import ConfigurationError
 
-__all__ = ["Admitted", "Bucket", "Limited", "RateLimit", "admit", "full_at", "give_back", "remaining"]
+__all__ = [
+    "Admitted",
+    "Bucket",
+    "Limited",
+    "RateLimit",
+    "admit",
+    "full_at",
+    "give_back",
+    "left_after",
+    "remaining",
+]
 
 _YEAR = 366 * 86_400.0
 _MOST = 10**9
@@ -153,6 +163,16 @@ def remaining(bucket: Bucket | None, rule: RateLimit, now: int) -> int:
     tat, part = (now, 0) if bucket is None or bucket.tat < now else bucket[:2]
     free = rule.period_micros * rule.capacity - ((tat - now) * rule.limit + part)
     return max(free // rule.period_micros, 0)
+
+
+def left_after(rule: RateLimit, admitted: Admitted) -> tuple[int, float]:
+    """Requests that would be admitted at once after this one, and seconds until the bucket is full again.
+
+    Of one that waits for its turn: none. As of its admission, and to a microsecond.
+    """
+    ahead = max(admitted.base - admitted.at, 0) * rule.limit + rule.period_micros * admitted.cost
+    free = rule.period_micros * rule.capacity - ahead
+    return max(free // rule.period_micros, 0), ahead / rule.limit / MICROS
 
 
 def full_at(bucket: Bucket | None, now: int) -> int:

@@ -24,7 +24,7 @@ from ..core.errors import (
 )
 from ..core.outcomes import FAILURES, Outcome
 from ..core.ports import Turn
-from ..core.ratelimit import Admitted, Limited, RateLimit
+from ..core.ratelimit import Admitted, Limited, RateLimit, left_after
 from ..handoff import in_event_loop, is_remote
 from ..runtime import get_runtime
 from .backing import backing, now, unanswered
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..core.resilience_ports import ResilienceStore
 
-__all__ = ["AdaptiveRateLimiter", "MultiUserRateLimiter", "RateLimiter", "limiters_of"]
+__all__ = ["AdaptiveRateLimiter", "MultiUserRateLimiter", "RateLimiter", "limiters_of", "standing"]
 
 log = logging.getLogger("genops_ctx")
 
@@ -48,6 +48,15 @@ class _Token(NamedTuple):
     key: str
     rule: RateLimit
     admitted: Admitted
+
+
+def standing(turn: Turn) -> tuple[int, float] | None:
+    """Calls that a limiter would let through at once after this turn, and seconds until its bucket is full.
+
+    None where its store did not answer.
+    """
+    token = turn.token
+    return left_after(token.rule, token.admitted) if isinstance(token, _Token) else None
 
 
 class _Book(NamedTuple):

@@ -35,6 +35,7 @@ from .configuration import ServiceSettings
 from .instances import OfKey, limiters_in
 from .keys import ClientKey
 from .providers import Providers
+from .rate_headers import Rates
 from .refusals import Refusal, refusal_of, unreachable
 from .relay import cost_of
 from .unsent import Unsent
@@ -180,11 +181,14 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
     async def serve(request: Request, wish: ChatRequest, way: Way) -> Response:
         client: ClientKey = request.state.client
         charges: list[Charge] = []
-        response = await answered(request, client, wish, way, charges)
+        rates = Rates()
+        response = await answered(request, client, wish, way, charges, rates)
+        if not client.origins:
+            response.headers.update(rates.headers())
         return response if response.status_code == 200 or charges else await counted(request, response)
 
     async def answered(
-        request: Request, client: ClientKey, wish: ChatRequest, way: Way, charges: list[Charge]
+        request: Request, client: ClientKey, wish: ChatRequest, way: Way, charges: list[Charge], rates: Rates
     ) -> Response:
         begun = time.monotonic()
         try:
@@ -201,7 +205,7 @@ def chat_routes(access: Access, providers: Providers, settings: ServiceSettings,
         chat = Chat(
             wish.message,
             parameters,
-            [OfKey(limiter, client.id) for limiter in limiters],
+            [OfKey(limiter, client.id, rates) for limiter in limiters],
             wishes.key,
             wishes.at_most,
             (settings.connect_seconds, settings.total_seconds),

@@ -85,6 +85,8 @@ class Gateway:
             # Everybody who sees the page has the key. What a visitor's question cost is not theirs to know.
             for name in [name for name in response.headers if name.startswith("x-genops-")]:
                 del response.headers[name]
+        elif (rates := getattr(request.state, "rates", None)) is not None:
+            response.headers.update(rates.headers())
         if ended:
             await self._count(request, forwarded, ended)
         return response

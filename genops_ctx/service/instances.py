@@ -13,6 +13,7 @@ from ..resilience.breaker import CircuitBreaker
 from ..resilience.cache import QueryCache
 from ..resilience.options import Resilience
 from ..resilience.retry import RetryConfig
+from .rate_headers import Rates
 
 if TYPE_CHECKING:
     from ..core.ports import Limiter, Turn
@@ -113,12 +114,12 @@ class Instances:
         """Whether a call is anything but sent once to one place."""
         return bool(self.retry or self.cache or self._fallbacks)
 
-    def guards_of(self, instance: Instance, key: str) -> Resilience | None:
-        """Rate limits and breaker of an instance's calls, for a client's key."""
+    def guards_of(self, instance: Instance, key: str, rates: Rates) -> Resilience | None:
+        """Rate limits and breaker of an instance's calls, for a client's key; ``rates`` notes the former."""
         guards = instance.resilience
         if guards is None or not guards.limiters:
             return guards
-        return replace(guards, limiters=tuple(OfKey(limiter, key) for limiter in guards.limiters))
+        return replace(guards, limiters=tuple(OfKey(limiter, key, rates) for limiter in guards.limiters))
 
     def breaker_of(self, flow: str, instance: str = "") -> tuple[CircuitBreaker, str] | None:
         """The breaker of a flow, and what it watches; None where there is none."""
@@ -161,10 +162,11 @@ def _guarded(shared: Resilience, breaker: BreakerSettings | None, base_url: str)
 
 @dataclass(frozen=True, slots=True)
 class OfKey:
-    """A limiter that knows the client's key too, as ``key``."""
+    """A limiter that knows the client's key too, as ``key``, and notes what it says for one request."""
 
     limiter: Limiter
     key: str
+    rates: Rates
 
     @property
     def remote(self) -> bool:
@@ -172,7 +174,10 @@ class OfKey:
         return bool(getattr(self.limiter, "remote", False))
 
     def take(self, attribution: Mapping[str, str], flow: str, now: float, patience: float) -> object:
-        return self.limiter.take({**attribution, "key": self.key}, flow, now, patience)
+        answer = self.limiter.take({**attribution, "key": self.key}, flow, now, patience)
+        self.rates.note(self.limiter, answer)
+        return answer
 
     def put_back(self, turn: Turn, now: float) -> None:
         self.limiter.put_back(turn, now)
+        self.rates.forget(self.limiter)

@@ -56,6 +56,7 @@ class Predictions:
             return await self._link.ask(request, to.governor, path, body, content, left)
 
         relay = Relay(asking, self._instances, self._settings, send)
+        request.state.rates = relay.rates
         try:
             with (
                 remote_parent(request.headers),

@@ -19,6 +19,7 @@ from ..resilience.cache import Found
 from ..resilience.serving import Place, Work, run_async, serve
 from .forwarding import response_headers
 from .instances import Destination, Instance, Instances
+from .rate_headers import Rates
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -97,6 +98,7 @@ class Relay:
     instances: Instances
     settings: ServiceSettings
     send: Send
+    rates: Rates = field(default_factory=Rates)
     charges: list[Charge] = field(default_factory=list)
     """of all tries that have ended"""
     failed: Answer | None = None
@@ -169,7 +171,7 @@ class Relay:
 
     def _terms(self, instance: Instance, left: float) -> Terms:
         asking = self.asking
-        guards = self.instances.guards_of(instance, asking.client)
+        guards = self.instances.guards_of(instance, asking.client, self.rates)
         at_most = asking.at_most
         if at_most is not None:
             at_most = max(at_most - sum(charge.nanos for charge in self.charges), 0)

@@ -21,6 +21,7 @@ from ..providers.deadline import Exchange
 from .answering import cost_headers
 from .budget_headers import budget_headers
 from .forwarding import response_headers
+from .rate_headers import Rates
 from .refusals import answer_to, told, unreachable
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ class Upserts:
     ) -> Response:
         """What comes of one."""
         instance = self._instances.main
+        request.state.rates = rates = Rates()
         client, owner, wishes = caller
         deadline = Exchange(self._settings.total_seconds)
         kind = request.headers.get("content-type") or ""
         files = await asyncio.to_thread(files_of, body, kind)
-        guards = self._instances.guards_of(instance, client.id)
+        guards = self._instances.guards_of(instance, client.id, rates)
         terms = Terms(wishes.key, wishes.at_most, guards, self._settings.total_seconds)
         meter: UpsertMeter | None = None
         try:
