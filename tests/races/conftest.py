@@ -41,7 +41,7 @@ def run_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
 
             assert server is not None
             space = f"time{len(made)}"
-            store = RedisStore(server.url, namespace=space, command_timeout=5.0, clock="caller")
+            store = RedisStore(server.url, namespace=space, command_timeout=20.0, clock="caller")
             ledger = MemoryLedger()
         made.append(Runtime(Settings(budgets=tuple(budgets)), store=store, ledger=ledger, clock=clock))
         reset_runtime(made[-1])

@@ -171,7 +171,7 @@ def keep_calling(folder: str, who: int, seconds: float, reports: Any) -> None:
         return time.time() - (HOUR if jumped.exists() else 0.0)
 
     file = Path(folder) / "books.db"
-    store, ledger = SQLiteStore(file, timeout=20.0, clock="caller"), SQLiteLedger(file)
+    store, ledger = SQLiteStore(file, timeout=60.0, clock="caller"), SQLiteLedger(file)
     runtime = Runtime(Settings(budgets=(Budget("0.50/hour"),)), store=store, ledger=ledger, clock=clock)
     reset_runtime(runtime)
     refused = threading.Semaphore(0)
@@ -200,7 +200,7 @@ def keep_calling(folder: str, who: int, seconds: float, reports: Any) -> None:
 
 
 def wait_for(bills: Callable[[], int], number: int) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while bills() < number and time.monotonic() < until:
         time.sleep(0.02)
     assert bills() >= number
@@ -209,7 +209,7 @@ def wait_for(bills: Callable[[], int], number: int) -> None:
 def wait_until_used_up(bills: Callable[[], int]) -> None:
     """Until nothing more is billed for a while."""
     seen, since = 0, time.monotonic()
-    while time.monotonic() - since < 1.0:
+    while time.monotonic() - since < 2.0:
         if bills() != seen:
             seen, since = bills(), time.monotonic()
         time.sleep(0.02)

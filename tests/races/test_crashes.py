@@ -70,7 +70,7 @@ class Installation:
         from genops_ctx.stores.redis import RedisStore
 
         namespace = str(self.folder)
-        return Books(RedisStore(self.url, namespace=namespace, command_timeout=5.0, clock="caller"), ledger)
+        return Books(RedisStore(self.url, namespace=namespace, command_timeout=20.0, clock="caller"), ledger)
 
     def another(self, name: str) -> Installation:
         folder = self.folder / name

@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 def governed_by(server: RedisServer, folder: Path) -> Runtime:
     from genops_ctx.stores.redis import RedisStore
 
-    store = RedisStore(server.url, command_timeout=1.0)
+    store = RedisStore(server.url, command_timeout=20.0)
     ledger = SQLiteLedger(folder / "ledger.sqlite3")
     runtime = Runtime(Settings(budgets=(Budget("0.10", "total"),)), store=store, ledger=ledger)
     reset_runtime(runtime)
@@ -165,7 +165,7 @@ def spend(url: str, folder: str, names: Sequence[str], answers: Any) -> None:
     from genops_ctx.stores.redis import RedisStore
 
     ledger = SQLiteLedger(Path(folder) / "ledger.sqlite3")
-    store = RedisStore(url, command_timeout=1.0)
+    store = RedisStore(url, command_timeout=20.0)
     runtime = Runtime(Settings(budgets=(Budget("0.10", "total"),)), store=store, ledger=ledger)
     reset_runtime(runtime)
     said = []
@@ -185,7 +185,7 @@ def in_a_new_process(server: RedisServer, folder: Path, *names: str) -> list[str
     process = spawn.Process(target=spend, args=(server.url, str(folder), names, answers), daemon=True)
     process.start()
     said: list[str] = answers.get(timeout=60)
-    process.join(10)
+    process.join(60)
     return said
 
 
@@ -274,11 +274,11 @@ def test_an_end_is_looked_for_as_long_as_a_store_must_remember_it(server: RedisS
     from genops_ctx.core.errors import StoreDataLost
     from genops_ctx.stores.redis import RedisStore
 
-    first = RedisStore(server.url, command_timeout=1.0)
+    first = RedisStore(server.url, command_timeout=20.0)
     first.accounts()
     assert first.generation is not None
     for age, known in ((19.9 * 3600, False), (20.1 * 3600, True), (-60.0, False), (-3 * 3600.0, True)):
-        client = RedisStore(server.url, command_timeout=1.0)
+        client = RedisStore(server.url, command_timeout=20.0)
         client.expect(first.generation, ("long ago#1", time.time() - age))
         if known:
             assert client.accounts() == {}

@@ -90,7 +90,7 @@ def test_of_fifty_calls_as_many_run_as_are_known_to_fit(plan: Plan, tmp_path: Pa
 def test_with_a_tenth_of_the_workers_killed_what_ran_and_what_is_lost_is_the_budget(
     plan: Plan, tmp_path: Path
 ) -> None:
-    plan = replace(plan, life=4.0)
+    plan = replace(plan, life=8.0)
     plans = [replace(plan, stop_at_bill=True), *[replace(plan, late=0.3)] * 9]
 
     def kill_the_first(workers: list[Any]) -> None:
@@ -107,7 +107,7 @@ def test_with_a_tenth_of_the_workers_killed_what_ran_and_what_is_lost_is_the_bud
     assert len(bills) == 10
     assert died == 5, "all five calls of the killed one were in flight"
     assert (spent, reserved) == ((10 - died) * CENT, died * CENT), "what was in flight stays set aside"
-    time.sleep(4.2)
+    time.sleep(8.2)
     reaper = runtime_of(store)
     reaper.books.catch_up(time.time())
     lost = list(reaper.books.ledger.charges())

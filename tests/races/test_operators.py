@@ -31,7 +31,7 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plan]:
         yield Plan(("sqlite", str(tmp_path / "store.db")), str(tmp_path / "ready"), ledger=ledger)
         return
     with RedisServer(tmp_path) as server:
-        yield Plan(("redis", server.url), str(tmp_path / "ready"), ledger=ledger, command_timeout=5.0)
+        yield Plan(("redis", server.url), str(tmp_path / "ready"), ledger=ledger, command_timeout=20.0)
 
 
 def controls_of(plan: Plan, name: str) -> Controls:
