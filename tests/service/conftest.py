@@ -35,7 +35,7 @@ class InThread:
 
     def __enter__(self) -> InThread:
         self._thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._server.started:
             assert time.monotonic() < deadline
             assert self._thread.is_alive()

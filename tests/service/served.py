@@ -57,10 +57,10 @@ class Served:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             try:
-                with urllib.request.urlopen(f"{self.url}/health/live", timeout=2):
+                with urllib.request.urlopen(f"{self.url}/health/live", timeout=10):
                     return
             except (urllib.error.URLError, OSError):
                 if time.monotonic() > deadline or self.process.poll() is not None:
@@ -101,4 +101,4 @@ class Served:
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(60)

@@ -99,7 +99,7 @@ def memory(service: Served) -> int:
 
 def settled(flowise: Gushing) -> int:
     """Bytes that were taken, once no more are."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     before = -1
     while flowise.sent != before or not before:
         assert time.monotonic() < deadline

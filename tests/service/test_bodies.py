@@ -75,7 +75,7 @@ def test_what_flowise_would_read_otherwise_or_never_is_refused(body: bytes, kind
     found = read(body, kind)
     assert isinstance(found, Refusal)
     assert found.status == status
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 def part(head: bytes, content: bytes = b"x") -> bytes:
@@ -168,4 +168,4 @@ def test_a_large_file_is_read_at_once() -> None:
         "uploads": [{"mime": "text/plain"}],
         "overrideConfig": {},
     }
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30

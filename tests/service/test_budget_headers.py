@@ -33,7 +33,7 @@ class Far(MemoryStore):
     def accounts(self, keys: Sequence[str] | None = None) -> Mapping[str, Account]:
         self.asked.append(len(keys or ()))
         self.begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.fails:
             raise StoreError("it is not there")
         return super().accounts(keys)

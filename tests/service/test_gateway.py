@@ -139,9 +139,9 @@ def test_other_endpoints_of_flowises_clients_pass(
     serve: Serve, flowise: FlowiseStandIn, client: NewClient
 ) -> None:
     service, headers = serve(flowise.url), client()
-    assert requests.get(f"{service}/api/v1/ping", headers=headers, timeout=9).text == "pong"
+    assert requests.get(f"{service}/api/v1/ping", headers=headers, timeout=60).text == "pong"
     flow = flowise.flow_id("chain")
-    streaming = requests.get(f"{service}/api/v1/chatflows-streaming/{flow}", headers=headers, timeout=9)
+    streaming = requests.get(f"{service}/api/v1/chatflows-streaming/{flow}", headers=headers, timeout=60)
     assert streaming.json()["isStreaming"] in (True, False)
 
 
@@ -212,15 +212,15 @@ def test_a_page_uses_a_key_in_its_address_from_its_own_origin(
     url = f"{service}/k/{secret}/api/v1/prediction/{flow}"
     ours, other = {"Origin": "https://www.example.com"}, {"Origin": "https://evil.example"}
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    assert requests.options(url, headers={**ours, **preflight}, timeout=9).status_code == 204
-    refused = requests.options(url, headers={**other, **preflight}, timeout=9)
+    assert requests.options(url, headers={**ours, **preflight}, timeout=60).status_code == 204
+    refused = requests.options(url, headers={**other, **preflight}, timeout=60)
     assert refused.status_code == 403
     assert "Access-Control-Allow-Origin" not in refused.headers
-    answer = requests.post(url, json=HI, headers=ours, timeout=9)
+    answer = requests.post(url, json=HI, headers=ours, timeout=60)
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == "https://www.example.com"
     assert "X-GenOps-Cost" not in answer.headers
-    elsewhere = requests.post(url, json=HI, headers=other, timeout=9)
+    elsewhere = requests.post(url, json=HI, headers=other, timeout=60)
     assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (403, "origin")
     assert "Access-Control-Allow-Origin" not in elsewhere.headers
     assert len(flowise.model.calls) == 1
@@ -230,9 +230,9 @@ def test_a_file_of_a_chat_is_that_of_a_flow_of_the_key(serve: Serve, client: New
     with RawServer(lambda got: [whole(b"{}")]) as raw:
         service, headers = serve(raw.url), client(flows=(FLOW,))
         file = f"{service}/api/v1/get-upload-file?chatId=a&fileName=b.png&chatflowId="
-        answer = requests.get(file + FLOW, headers=headers, timeout=9)
+        answer = requests.get(file + FLOW, headers=headers, timeout=60)
         assert answer.status_code == 404  # the server's own, which knows no file
-        other = requests.get(file + FLOW.replace("2", "3"), headers=headers, timeout=9)
+        other = requests.get(file + FLOW.replace("2", "3"), headers=headers, timeout=60)
         assert other.status_code == 403
         assert [got.path for got in raw.requests] == [
             f"/api/v1/get-upload-file?chatId=a&fileName=b.png&chatflowId={FLOW}"
@@ -405,7 +405,7 @@ def test_a_stream_that_its_reader_leaves_is_booked(serve: Serve, client: NewClie
         answer = requests.post(url, json={**HI, "streaming": True}, headers=client(), stream=True, timeout=20)
         next(answer.iter_content(10))
         answer.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not charges() and time.monotonic() < deadline:
             time.sleep(0.02)
     (charge,) = charges()
@@ -417,16 +417,16 @@ def test_a_stream_that_its_reader_leaves_is_booked(serve: Serve, client: NewClie
 
 def test_health_tells_what_is_missing_and_liveness_asks_nobody(serve: Serve, flowise: FlowiseStandIn) -> None:
     service = serve(flowise.url)
-    well = requests.get(f"{service}/health", timeout=9)
+    well = requests.get(f"{service}/health", timeout=60)
     assert (well.status_code, well.json()["status"], well.json()["reasons"]) == (200, "healthy", [])
-    assert requests.get(f"{service}/health/ready", timeout=9).status_code == 200
+    assert requests.get(f"{service}/health/ready", timeout=60).status_code == 200
     alone = serve("http://127.0.0.1:1")
-    ill = requests.get(f"{alone}/health", timeout=9)
+    ill = requests.get(f"{alone}/health", timeout=60)
     assert (ill.status_code, ill.json()["status"]) == (503, "unhealthy")
     assert ill.json()["reasons"] == ["flowise does not answer"]
-    assert requests.get(f"{alone}/health/ready", timeout=9).status_code == 503
-    assert requests.get(f"{alone}/ready", timeout=9).status_code == 503
-    assert requests.get(f"{alone}/health/live", timeout=9).status_code == 200
+    assert requests.get(f"{alone}/health/ready", timeout=60).status_code == 503
+    assert requests.get(f"{alone}/ready", timeout=60).status_code == 503
+    assert requests.get(f"{alone}/health/live", timeout=60).status_code == 200
 
 
 def test_a_flowise_that_hangs_up_is_an_answer_and_no_fault_of_ours(serve: Serve, client: NewClient) -> None:
@@ -437,7 +437,7 @@ def test_a_flowise_that_hangs_up_is_an_answer_and_no_fault_of_ours(serve: Serve,
 
     with HangsUp(lambda got: []) as raw:
         service, headers = serve(raw.url), client()
-        assert requests.get(f"{service}/health", timeout=9).status_code == 503
-        assert requests.get(f"{service}/health/ready", timeout=9).status_code == 503
-        assert requests.get(f"{service}/api/v1/version", headers=headers, timeout=9).status_code == 502
+        assert requests.get(f"{service}/health", timeout=60).status_code == 503
+        assert requests.get(f"{service}/health/ready", timeout=60).status_code == 503
+        assert requests.get(f"{service}/api/v1/version", headers=headers, timeout=60).status_code == 502
         assert predict(service, FLOW, headers).status_code == 502

@@ -56,7 +56,7 @@ def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 
 
 def health(url: str, path: str = "health") -> tuple[int, Any]:
-    answer = requests.get(f"{url}/{path}", timeout=9)
+    answer = requests.get(f"{url}/{path}", timeout=60)
     return answer.status_code, answer.json()
 
 

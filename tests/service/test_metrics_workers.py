@@ -121,7 +121,7 @@ def mixed_calls(service: Served, flowise: FlowiseStandIn, workers: list[requests
 
 def until_equal(look: Callable[[], object], wanted: object) -> None:
     """On a busy machine a ledger on a server may have a call a little later than its client the answer."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := look()) != wanted:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
@@ -359,8 +359,8 @@ def test_prometheus_reads_them_as_the_document_has_it(
     def asked(query: str) -> list[Any]:
         url = f"http://127.0.0.1:{port}/api/v1/query"
         try:
-            answer = requests.get(url, params={"query": query}, timeout=5)
-        except requests.ConnectionError:
+            answer = requests.get(url, params={"query": query}, timeout=30)
+        except (requests.ConnectionError, requests.Timeout):
             return []
         return answer.json()["data"]["result"] if answer.status_code == 200 else []
 
@@ -388,8 +388,8 @@ def test_prometheus_reads_them_as_the_document_has_it(
         assert abs(Decimal(asked(left)[0]["value"][1]) - total) < Decimal("0.000000001")
         buckets = 'sum by (le) (flowise_request_duration_seconds_bucket{team="seen"})'
         assert 0 < float(asked(f"histogram_quantile(0.99, {buckets})")[0]["value"][1]) < 120
-        rules = requests.get(f"http://127.0.0.1:{port}/api/v1/rules", timeout=5).json()["data"]["groups"]
+        rules = requests.get(f"http://127.0.0.1:{port}/api/v1/rules", timeout=30).json()["data"]["groups"]
         assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
     finally:
         running.terminate()
-        running.wait(20)
+        running.wait(60)

@@ -83,16 +83,16 @@ def test_an_operator_sees_and_closes_a_breaker(
     flowise.fail_next(500, times=2)
     assert [predict(service, flow, headers).status_code for _ in range(3)] == [500, 500, 503]
     url = f"{service}/flows/{flow}/breaker"
-    assert requests.get(url, headers=headers, timeout=5).status_code == 403
-    assert requests.get(url, timeout=5).status_code == 401
-    seen = requests.get(url, headers=operator, timeout=5).json()
+    assert requests.get(url, headers=headers, timeout=30).status_code == 403
+    assert requests.get(url, timeout=30).status_code == 401
+    seen = requests.get(url, headers=operator, timeout=30).json()
     assert (seen["state"], seen["failures"]) == ("open", 2)
     assert 55 <= seen["retry_after"] <= 60
-    assert requests.post(f"{url}/reset", headers=operator, timeout=5).json()["state"] == "closed"
+    assert requests.post(f"{url}/reset", headers=operator, timeout=30).json()["state"] == "closed"
     assert predict(service, flow, headers).status_code == 200
     (audit,) = get_runtime().books.ledger.audits("breaker_reset")
     assert audit.actor.startswith("key ")
-    assert requests.get(url, params={"instance": "x"}, headers=operator, timeout=5).status_code == 404
+    assert requests.get(url, params={"instance": "x"}, headers=operator, timeout=30).status_code == 404
 
 
 def test_what_a_caller_does_wrong_opens_no_breaker(serve: Serve, client: NewClient) -> None:
@@ -223,7 +223,7 @@ def test_a_budget_that_is_used_up_leads_nowhere_else(
     )
     begun = time.monotonic()
     assert predict(service, flow, client()).status_code in (400, 402)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert not flowise.model.calls
 
 

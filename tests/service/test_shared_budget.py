@@ -64,7 +64,7 @@ def test_it_is_never_passed_and_nearly_all_of_it_is_used(
 
         def kill_one() -> None:
             while len(shared.flowise.model.calls) < CALLS // 3:
-                assert time.monotonic() - answered[0] < 30, f"only {len(shared.flowise.model.calls)} calls"
+                assert time.monotonic() - answered[0] < 90, f"only {len(shared.flowise.model.calls)} calls"
                 time.sleep(0.01)
             killed.set()
             os.kill(max(shared.service.pids(), key=shared.service.processor_seconds), signal.SIGKILL)

@@ -48,12 +48,12 @@ def url_of(server, flow):
     return f"{server.url}/api/v1/prediction/{server.flow_id(flow)}"
 
 
-def ask(server, flow, question="What is two plus three?", timeout=5, headers=None, stream=False, **body):
+def ask(server, flow, question="What is two plus three?", timeout=30, headers=None, stream=False, **body):
     body = {"question": question, **body}
     return requests.post(url_of(server, flow), json=body, timeout=timeout, headers=headers, stream=stream)
 
 
-def no_new_threads(before, within=2.0):
+def no_new_threads(before, within=30.0):
     deadline = time.monotonic() + within
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -79,7 +79,7 @@ def test_deleted_messages_are_forgotten_by_the_memory_too(server):
     session = {"overrideConfig": {"sessionId": "s-1"}}
     ask(server, "chat", "I am Ada", **session)
     path = f"{server.url}/api/v1/chatmessage/{server.flow_id('chat')}"
-    assert requests.delete(path, params={"sessionId": "s-1"}, timeout=5).json()["affected"] == 2
+    assert requests.delete(path, params={"sessionId": "s-1"}, timeout=30).json()["affected"] == 2
     ask(server, "chat", "I am Ada", **session)
     assert [call.input_tokens for call in server.billed] == [46, 46]
 
@@ -87,9 +87,9 @@ def test_deleted_messages_are_forgotten_by_the_memory_too(server):
 def test_messages_of_an_evaluation_are_marked(server):
     ask(server, "chat", evaluation=True, evaluationRunId="r")
     path = f"{server.url}/api/v1/chatmessage/{server.flow_id('chat')}"
-    found = requests.get(path, params={"chatType": "EVALUATION", "order": "DESC"}, timeout=5).json()
+    found = requests.get(path, params={"chatType": "EVALUATION", "order": "DESC"}, timeout=30).json()
     assert [message["role"] for message in found] == ["apiMessage", "userMessage"]
-    assert requests.get(path, params={"chatType": "EXTERNAL"}, timeout=5).json() == []
+    assert requests.get(path, params={"chatType": "EXTERNAL"}, timeout=30).json() == []
 
 
 # What is billed, against what is reported
@@ -139,7 +139,7 @@ def test_a_nodes_ceiling_holds():
         answer = ask(server, "f", "[[long:200]] go").json()
         assert len(answer["text"].split()) == 17
         assert server.billed[0].output_tokens == 20
-        record = requests.get(f"{server.url}/api/v1/chatflows/{flow.id}", timeout=5).json()
+        record = requests.get(f"{server.url}/api/v1/chatflows/{flow.id}", timeout=30).json()
         node = json.loads(record["flowData"])["nodes"][1]
         assert node["data"]["inputs"]["llmModelConfig"]["maxTokens"] == "20"
 
@@ -162,9 +162,9 @@ def test_a_client_that_leaves_a_stream_stops_no_model(server):
 
 
 def test_without_keys_every_request_is_let_in(server):
-    listed = requests.get(f"{server.url}/api/v1/chatflows", timeout=5)
+    listed = requests.get(f"{server.url}/api/v1/chatflows", timeout=30)
     assert [flow["name"] for flow in listed.json()] == [flow.name for flow in server.flows]
-    assert requests.get(f"{server.url}/api/v1/executions", timeout=5).json() == {"data": [], "total": 0}
+    assert requests.get(f"{server.url}/api/v1/executions", timeout=30).json() == {"data": [], "total": 0}
 
 
 def test_keys_hold_permissions():
@@ -174,7 +174,7 @@ def test_keys_hold_permissions():
         def status(path, key, method="GET"):
             headers = {"Authorization": f"Bearer {key}"}
             return requests.request(
-                method, f"{server.url}/api/v1/{path}", headers=headers, timeout=5
+                method, f"{server.url}/api/v1/{path}", headers=headers, timeout=30
             ).status_code
 
         messages = f"chatmessage/{server.flow_id('customer-support-v1')}"
@@ -206,7 +206,7 @@ def test_the_flow_list_can_be_paged_and_chosen_by_type():
     with FlowiseStandIn() as server:
 
         def listed(**query):
-            return requests.get(f"{server.url}/api/v1/chatflows", params=query, timeout=5).json()
+            return requests.get(f"{server.url}/api/v1/chatflows", params=query, timeout=30).json()
 
         page = listed(page=2, limit=4)
         assert page["total"] == len(GUIDE_FLOWS) == 9
@@ -272,9 +272,9 @@ def test_a_failure_can_be_asked_for_several_times(server):
 def test_a_failure_may_be_html_and_wait_for_another_path(server):
     server.fail_next(502, "<h1>Bad gateway</h1>", html=True, on="/ping")
     assert ask(server, "chat").status_code == 200
-    reply = requests.get(f"{server.url}/api/v1/ping", timeout=5)
+    reply = requests.get(f"{server.url}/api/v1/ping", timeout=30)
     assert (reply.status_code, reply.headers["Content-Type"]) == (502, "text/html; charset=utf-8")
-    assert requests.get(f"{server.url}/api/v1/ping", timeout=5).text == "pong"
+    assert requests.get(f"{server.url}/api/v1/ping", timeout=30).text == "pong"
 
 
 def test_a_truncated_stream_ends_in_the_middle_and_spares_json_answers(server):
@@ -401,18 +401,18 @@ def test_stop_ends_held_streams_and_leaves_no_thread():
     before = set(threading.enumerate())
     server = FlowiseStandIn([Flow("f")]).start()
     idle = requests.Session()
-    idle.get(f"{server.url}/api/v1/ping", timeout=5)
+    idle.get(f"{server.url}/api/v1/ping", timeout=30)
     server.hang_next()
     server.drip_next(5)
     with ThreadPoolExecutor(2) as pool:
-        held = [pool.submit(ask, server, "f", timeout=10) for _ in range(2)]
+        held = [pool.submit(ask, server, "f", timeout=60) for _ in range(2)]
         while len(server.requests) < 3:
             time.sleep(0.01)
         began = time.monotonic()
         server.stop()
         for each in held:
-            assert isinstance(each.exception(5), requests.RequestException)
-        assert time.monotonic() - began < 2
+            assert isinstance(each.exception(60), requests.RequestException)
+        assert time.monotonic() - began < 30
     assert set(threading.enumerate()) - before == set()
     idle.close()
     with pytest.raises(requests.ConnectionError):
