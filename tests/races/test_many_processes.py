@@ -24,7 +24,7 @@ OPERATIONS = [f"op{number}" for number in range(50)]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as started:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as started:
         yield started
 
 

@@ -51,7 +51,7 @@ class Place:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as started:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as started:
         yield started
 
 

@@ -53,7 +53,7 @@ def store() -> Iterator[Far]:
 
 
 async def begun(store: Far) -> None:
-    assert await asyncio.to_thread(store.begun.wait, 10)
+    assert await asyncio.to_thread(store.begun.wait, 60)
 
 
 def left(headers: dict[str, str]) -> str:
