@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .budget import Budget
 from .errors import ConfigurationError, PriceUnknown
@@ -24,6 +25,19 @@ ENOUGH_CHARGES = 20
 ENOUGH_FOR_FLOOR = 10
 """From so many on, their 10th percentile is the least that a call is let through on. Of ten it is the
 cheapest: one call in eleven will cost less than that, and of more charges no more than one in ten."""
+
+
+class Earlier(NamedTuple):
+    """What earlier charges of a flow tell, in nano-dollars; None where they are too few."""
+
+    typical: int | None = None
+    """their 99th percentile"""
+    least: int | None = None
+    """their 10th percentile"""
+    charges: int = 0
+
+
+NOTHING_EARLIER = Earlier()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +61,12 @@ class Forecast:
     since: float | None = None
     """when the flow was last changed, epoch seconds: what it cost before says nothing. None where unknown"""
 
-    def after(self, costs: Sequence[int]) -> Forecast:
-        """With what earlier charges of the flow tell (nano-dollars), where they are enough."""
-        count = len(costs)
-        if count < ENOUGH_FOR_FLOOR:
+    def after(self, earlier: Earlier) -> Forecast:
+        """With what earlier charges of the flow tell."""
+        typical, least, charges = earlier
+        if typical is None and least is None:
             return self
-        ranked = sorted(costs)
-        typical = _percentile(ranked, 99) if count >= ENOUGH_CHARGES else None
-        return replace(self, typical=typical, least=_percentile(ranked, 10), charges=count)
+        return replace(self, typical=typical, least=least, charges=charges)
 
     def with_fee(self, fee: int | None) -> Forecast:
         """With a fee on top, which a call pays whatever its models cost; None where it is unknown."""
@@ -134,6 +146,15 @@ def _likely(budgets: Sequence[Budget], forecast: Forecast) -> tuple[int, str]:
         return max(forecast.estimate, 1), "estimate from the flow's models and the length of the input"
     amount = min(budget.default_nanos for budget in budgets)
     return amount, f"default reservation, {format_dollars(amount)}, since nothing is known of the call yet"
+
+
+def earlier(ranked: Sequence[int]) -> Earlier:
+    """What charges of a flow tell, in ascending order (nano-dollars), as far as they are enough."""
+    count = len(ranked)
+    if count < ENOUGH_FOR_FLOOR:
+        return NOTHING_EARLIER
+    typical = _percentile(ranked, 99) if count >= ENOUGH_CHARGES else None
+    return Earlier(typical, _percentile(ranked, 10), count)
 
 
 def _percentile(ranked: Sequence[int], percent: int) -> int:

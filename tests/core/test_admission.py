@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_ctx.core.admission import Expectation, Forecast, expected_amount
+from genops_ctx.core.admission import Earlier, Expectation, Forecast, earlier, expected_amount
 from genops_ctx.core.budget import Budget
 from genops_ctx.core.errors import ConfigurationError, PriceUnknown
 
@@ -106,12 +106,12 @@ def test_an_unpriced_model_is_refused_where_a_budget_says_so() -> None:
     ],
 )
 def test_percentile_by_hand(costs: list[int], want: int | None) -> None:
-    assert Forecast().after(list(costs)).typical == want
+    assert earlier(sorted(costs)).typical == want
 
 
 @given(st.lists(st.integers(0, 50), min_size=20, max_size=300))
 def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[int]) -> None:
-    found = Forecast().after(costs).typical
+    found = earlier(sorted(costs)).typical
     assert found in costs
 
     def share(at_most: int) -> Fraction:
@@ -137,15 +137,22 @@ def test_percentile_is_the_smallest_cost_that_99_of_100_do_not_pass(costs: list[
     ],
 )
 def test_the_least_by_hand(costs: list[int], want: int | None) -> None:
-    found = Forecast(estimate=3).after(list(costs))
+    found = earlier(sorted(costs))
     assert (found.least, found.charges) == (want, 0 if want is None else len(costs))
-    assert found.estimate == 3
+
+
+def test_a_forecast_with_what_earlier_charges_tell() -> None:
+    known = Forecast(estimate=3, ceiling=90)
+    assert known.after(Earlier()) is known
+    assert known.after(Earlier(None, 4, 12)) == Forecast(estimate=3, ceiling=90, least=4, charges=12)
+    assert known.after(Earlier(9, 4, 30)) == Forecast(9, 3, 90, least=4, charges=30)
 
 
 @given(st.lists(st.integers(0, 50), min_size=10, max_size=300))
 def test_of_ten_charges_nine_cost_the_least_or_more(costs: list[int]) -> None:
-    found = Forecast().after(costs).least
+    found = earlier(sorted(costs)).least
     assert found in costs
+    assert found is not None
     assert 10 * sum(cost < found for cost in costs) < len(costs)
     assert 10 * sum(cost <= found for cost in costs) >= len(costs)
 
