@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from .._version import __version__
+from ..core.errors import StoreError
 from ..instrument.governor import Governor
 from ..runtime import Runtime, get_runtime
 from ..settings import load_settings
@@ -23,6 +24,7 @@ from .access import Access
 from .admin import admin_routes
 from .breakers import breaker_routes
 from .chat_routes import CHATS, chat_routes
+from .chosen_owners import walkable
 from .configuration import ServiceSettings
 from .gateway import Gateway
 from .health import Checks, Liveness, Readiness, Report, report_of
@@ -98,6 +100,7 @@ def create_app(
         show_worker_logs()
         last_spans = export_spans()
         await asyncio.to_thread(_warm_up, runtime)
+        await asyncio.to_thread(_warn_of_choices, runtime, store, clock())
         if receivers is not None:
             await asyncio.to_thread(receivers.begin)
         log.info("serving %s", governor.base_url)
@@ -210,3 +213,11 @@ def _warm_up(runtime: Runtime) -> None:
     _ = runtime.prices
     runtime.tidy()
     runtime.costs.recall()
+
+
+def _warn_of_choices(runtime: Runtime, store: KeyStore, now: float) -> None:
+    try:
+        for found in walkable(runtime.settings.budgets, store, now):
+            log.warning("%s; %s", found, found.advice)
+    except StoreError as error:
+        log.warning("the keys cannot be read now: %s", error)

@@ -87,3 +87,22 @@ def test_a_broken_settings_file_is_one_of_the_findings(
     assert "error settings:" in result.output
     assert "enforce, observe, off" in result.output
     assert "flow customer-support-v1" in result.output
+
+
+def test_budgets_that_clients_of_the_service_can_walk_round(
+    command: Command, locked_flowise: FlowiseStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "genops.toml").write_text('[[budget]]\nname = "users"\nlimit = "1/day"\nby = "user_id"\n')
+    monkeypatch.setenv("GENOPS_CONFIG", str(tmp_path / "genops.toml"))
+    monkeypatch.setenv("GENOPS_LEDGER", f"sqlite:///{tmp_path}/costs.sqlite3")
+    monkeypatch.setenv("GENOPS_STORE", f"sqlite:///{tmp_path}/costs.sqlite3")
+    arguments = ("check", "--url", locked_flowise.url, "--key", KEY, "--json")
+    command("keys", "create", "fixed", "--owner", "user_id=ana")
+    assert "users" not in command(*arguments).stdout
+    command("keys", "create", "open", "--owner", "team=help")
+    result = command(*arguments)
+    assert result.exit_code == 0
+    (issue,) = [one for one in json.loads(result.stdout)["issues"] if "'users'" in one["message"]]
+    assert (issue["component"], issue["severity"]) == ("budgets", "warning")
+    assert "a key lets its holder name any user_id" in issue["message"]
+    assert "--owner user_id=" in issue["fix_suggestion"]
