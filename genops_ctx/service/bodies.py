@@ -21,6 +21,10 @@ _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _PARTS = "multipart/form-data"
 
+_EVALUATION = frozenset({"evaluation", "evaluationRunId"})
+"""Flowise answers with whatever calls of models were noted under a run's id, another request's too, and
+exports nothing of a run that is an evaluation: a caller who chooses them chooses what it is charged."""
+
 _KINDS = (_JSON, _FORM, _PARTS)
 
 _VALUES, _FIELDS = 1_000_000, 1_000
@@ -53,7 +57,9 @@ async def fields_of(body: bytes, content_type: str) -> dict[str, Any] | Refusal:
         fields = _read(body, kind, content_type)
     else:
         fields = await asyncio.to_thread(_read, body, kind, content_type)
-    if not isinstance(fields, Refusal) and names_request(fields.get("overrideConfig")):
+    if isinstance(fields, Refusal):
+        return fields
+    if names_request(fields.get("overrideConfig")) or not _EVALUATION.isdisjoint(fields):
         return _refusal(400, "bad_request", "The request claims to be another one.")
     return fields
 

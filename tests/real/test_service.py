@@ -252,3 +252,32 @@ to = ["{other}"]
         assert len(flowise.model_stub.calls) == 1
         left = Decimal(kept[-1].headers["X-GenOps-Budget-Remaining"])
         assert left == 1 - sum(charge.cost for charge in charges_of(service))
+
+
+def test_no_caller_has_another_call_s_usage_told_as_its_own(
+    flowise: RunningFlowise, service: Served, flowise_model: Any
+) -> None:
+    """Flowise keeps what a run of an evaluation has used by an id that callers choose, and hands it to
+    whoever says that id next: a dear call would be booked at what a cheap one has used, as exact."""
+    run = str(uuid.uuid4())
+    slow = {"question": "[[sleep:2]] hi", "evaluation": True, "evaluationRunId": run}
+    dear = {"question": "[[long:500]] hi", "evaluationRunId": run}
+
+    def predict(url: str, secret: str, flow: str, body: dict[str, Any]) -> requests.Response:
+        headers = {"Authorization": f"Bearer {secret}"}
+        where = f"{url}/api/v1/prediction/{flowise.flows[flow]}"
+        return requests.post(where, json=body, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(1) as other:
+        # Its agent has used its model once by the third second, and not yet for the second time.
+        agent = other.submit(predict, flowise.url, flowise.api_key, "tool_agent", slow)
+        time.sleep(3)
+        taken = predict(flowise.url, flowise.api_key, "llm_chain", dear)
+        assert agent.result().status_code == 200
+    told = [json.loads(item) for item in taken.json()["metrics"] if isinstance(item, str)]
+    assert [item["completionTokens"] for item in told if "completionTokens" in item] == [17]
+    assert max(call.output_tokens for call in flowise_model.calls) > 400
+    flowise_model.reset()
+    for body in (slow, dear):
+        assert predict(service.url, key(service, "shop"), "llm_chain", body).status_code == 400
+    assert flowise_model.calls == []

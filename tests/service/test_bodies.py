@@ -133,6 +133,22 @@ def test_no_call_is_charged_to_another_that_it_names(body: bytes, kind: str) -> 
 
 
 @pytest.mark.parametrize(
+    "body, kind",
+    [
+        (b'{"question":"hi","evaluation":true,"evaluationRunId":"x"}', JSON),
+        (b'{"question":"hi","evaluationRunId":"x"}', JSON),
+        (b"question=hi&evaluationRunId=x", FORM),
+        (part(FIELD + b'"evaluationRunId"'), PARTS),
+    ],
+)
+def test_no_caller_chooses_which_calls_of_models_its_answer_tells_of(body: bytes, kind: str) -> None:
+    """Flowise keeps them by that id until an answer takes them, whoever's it is."""
+    found = read(body, kind)
+    assert isinstance(found, Refusal)
+    assert found.status == 400
+
+
+@pytest.mark.parametrize(
     "made",
     [
         requests.Request("POST", "http://x", data={"question": "é"}, files={"files": ("ä.txt", b"x")}),
