@@ -32,6 +32,7 @@ from ..providers.transport import Limits
 from ..runtime import Runtime, get_runtime
 from ..wire.answers import Problem, ProblemKind
 from ..wire.requests import dump
+from ..wire.shapes import label_of, text_of
 from .answer_meter import AnswerMeter
 from .request_bodies import FormFields, asked_of
 from .upserts import UpsertMeter, overrides_models, upsert_forecast
@@ -205,12 +206,12 @@ class Governor(GenOpsFlowiseAdapter):
         given = asked.body.get("overrideConfig")
         override = given if isinstance(given, dict) else {}
         session = override.get("sessionId") or asked.body.get("chatId")
-        session = session if isinstance(session, str) else ""
+        owner, session = text_of(session), label_of(session)  # what is kept of a call has a bound
         # The id of a session that Flowise makes is not known, so no record of a failed run is looked for.
         prediction = self._prediction(runtime, named, definition, asked, session, True)
         defaults = self._defaults()
-        if session:
-            defaults = {**defaults, **_attributed(session)}
+        if owner:
+            defaults = {**defaults, **_attributed(owner)}
         bounded = fields is not None and not _UNBOUNDED & fields.keys()
         try:
             attempt = yield from self._opened(
@@ -243,7 +244,7 @@ class Governor(GenOpsFlowiseAdapter):
                 except BaseException as error:  # too deep, or a number that no JSON writer has
                     finish_quietly(attempt, Report(Outcome.NOT_SENT, runtime.clock()), error)
                     raise
-            attempt.expect_evidence((chat if isinstance(chat, str) else "", session))
+            attempt.expect_evidence((label_of(chat), session))
         meter = AnswerMeter(attempt, prediction, quiet=asked.route == "estimate")
         return Opened(meter, named.id if instead_of is not None else flow, content)
 

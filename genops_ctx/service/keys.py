@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ..core.attribution import check_attribution
+from ..core.context import PARAMETERS
 from ..core.errors import ConfigurationError
 
 __all__ = [
@@ -114,7 +115,13 @@ def new_key(
             raise ConfigurationError(
                 f"an origin is written https://www.example.com, without a path, not {origin[:80]!r}"
             )
-    checked = check_attribution(dict(attribution or {}), where="a client's key")
+    given = dict(attribution or {})
+    for taken in PARAMETERS:
+        if taken in given:
+            raise ConfigurationError(
+                f"a client's key cannot have {taken!r} as an owner; give it another name"
+            )
+    checked = check_attribution(given, known=PARAMETERS, where="a client's key")
     key_id, secret = _fresh(secrets.token_hex(6))
     return (
         ClientKey(key_id, name.strip(), known, checked, flows, origins, now, expires_at, digest_of(secret)),

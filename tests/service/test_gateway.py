@@ -397,6 +397,22 @@ def test_a_flowise_that_is_not_there_costs_nothing(serve: Serve, client: NewClie
     assert charges() == []
 
 
+@pytest.mark.parametrize("metering", ["auto", "langfuse"])
+def test_what_is_kept_of_a_call_has_a_bound(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges, metering: str
+) -> None:
+    service = serve(flowise.url, settings=Settings(metering=metering))
+    flowise.fail_next(500)
+    long = "s" * 1_000_000
+    answer = predict(
+        service, flowise.flow_id("chain"), client(), chatId=long, overrideConfig={"sessionId": long}
+    )
+    assert answer.status_code == 500
+    (charge,) = charges()
+    assert charge.chat_id == "s" * 200
+    assert "session_id" not in charge.attribution
+
+
 def test_a_stream_that_its_reader_leaves_is_booked(serve: Serve, client: NewClient, charges: Charges) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
     token = b'message:\ndata:{"event":"token","data":"He"}\n\n'

@@ -109,5 +109,13 @@ def test_bad_keys_are_refused(options: dict[str, object], said: str) -> None:
         made(**options)
 
 
+@pytest.mark.parametrize(
+    "word, said", [("budget", "cannot have 'budget' as an owner"), ("nmae", "did you mean 'name'")]
+)
+def test_no_owner_is_called_what_would_fail_each_call_of_the_key(word: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        new_key("shop", now=NOW, attribution={word: "5"})
+
+
 def test_roles_are_written_as_they_are_said() -> None:
     assert [str(role) for role in Role] == ["client", "monitor", "operator", "admin"]
