@@ -97,6 +97,8 @@ _NOT_SENT = _HOP_BY_HOP | frozenset(
         "traceparent",
         "tracestate",
         "idempotency-key",
+        # A call that says it is one of Flowise's own tools is streamed no usage.
+        "flowise-tool",
     }
 )
 _NOT_ANSWERED = _HOP_BY_HOP | frozenset(

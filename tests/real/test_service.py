@@ -281,3 +281,23 @@ def test_no_caller_has_another_call_s_usage_told_as_its_own(
     for body in (slow, dear):
         assert predict(service.url, key(service, "shop"), "llm_chain", body).status_code == 400
     assert flowise_model.calls == []
+
+
+def test_no_header_of_a_caller_hides_what_a_stream_has_used(
+    flowise: RunningFlowise, service: Served, flowise_model: Any
+) -> None:
+    """Flowise streams what calls itself one of its tools neither words nor usage."""
+    body = {"question": "[[long:3000]] hi", "streaming": True}
+    answer = requests.post(
+        f"{service.url}/api/v1/prediction/{flowise.flows['agentflow_llm']}",
+        json=body,
+        headers={"Authorization": f"Bearer {key(service, 'shop')}", "Flowise-Tool": "true"},
+        timeout=60,
+    )
+    assert '"event":"end"' in answer.text
+    assert service.stop() == 0
+    ledger = open_ledger(service.environment["GENOPS_LEDGER"])
+    (charge,) = ledger.charges()
+    ledger.close()
+    assert charge.exactness is Exactness.EXACT
+    assert Decimal(charge.nanos) == bill(flowise_model)

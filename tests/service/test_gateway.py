@@ -88,6 +88,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
                 "X-Forwarded-Host": "evil",
                 "X-GenOps-User-Id": "ana",
                 "X-Request-From": "internal",
+                "Flowise-Tool": "true",
                 "Connection": "X-Secret-Hop, Content-Type",
                 "X-Secret-Hop": "1",
                 "X-Mine": "kept",
@@ -108,6 +109,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
         "x-forwarded-host",
         "x-genops-user-id",
         "x-request-from",
+        "flowise-tool",
         "x-secret-hop",
     }
     assert headers["Authorization"] not in str(sent)
