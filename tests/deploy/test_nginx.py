@@ -135,9 +135,9 @@ class StartNginx:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
+                self.process.wait(60)
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
 
 @pytest.fixture
@@ -284,16 +284,16 @@ def test_a_client_that_is_slow_with_its_request_is_cut_off(
         b"POST /api/v1/prediction/0a0b HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx",
     ):
         with (
-            socket.create_connection(("127.0.0.1", proxy.https), 5) as plain,
+            socket.create_connection(("127.0.0.1", proxy.https), 30) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as slow,
         ):
             slow.sendall(said)
             began = time.monotonic()
-            slow.settimeout(10)
+            slow.settimeout(30)
             with suppress(ConnectionResetError, ssl.SSLError):
                 while slow.recv(65536):
                     pass
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 9
 
 
 def test_only_what_clients_need_is_open_to_everybody(

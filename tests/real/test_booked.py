@@ -62,7 +62,7 @@ def served(model: ModelStub) -> list[BilledCall]:
 
 def wait_served(model: ModelStub, number: int) -> None:
     """Until so many calls were answered: a call left alone must not run into the next test."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(served(model)) < number:
         assert time.monotonic() < deadline, "Flowise did not run the flow to its end"
         time.sleep(0.02)
@@ -292,8 +292,8 @@ def test_a_slow_model_is_left_at_the_deadline_and_booked(
 ) -> None:
     began = time.monotonic()
     with governance_context("slow", budget=1) as context, pytest.raises(FlowiseTimeoutError) as failed:
-        adapter.predict_flow("llm_chain", "[[sleep:4]] hello", timeout=1.5)
-    assert time.monotonic() - began < 3.5
+        adapter.predict_flow("llm_chain", "[[sleep:6]] hello", timeout=1.5)
+    assert time.monotonic() - began < 5.5
     assert failed.value.charge is not None
     assert failed.value.charge.nanos > 0
     assert failed.value.charge.exactness is Exactness.ESTIMATED
@@ -310,7 +310,7 @@ def test_an_abandoned_stream_is_booked_and_flagged(
         dropped = adapter.predict_flow("agentflow_llm", "[[long:200]] tell me", stream=True)
         next(dropped)
         del dropped
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while context.calls < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert context.calls == 2
@@ -325,7 +325,7 @@ def test_a_flow_that_does_not_exist(adapter: GenOpsFlowiseAdapter, flowise_model
         began = time.monotonic()
         with pytest.raises(FlowiseNotFoundError):
             adapter.predict_flow(unknown, QUESTION, stream=stream)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     with pytest.raises(FlowiseNotFoundError, match="did you mean 'agentflow_llm'"):
         adapter.predict_flow("agentflow_lm", QUESTION)
     assert served(flowise_model) == []

@@ -101,7 +101,7 @@ def test_a_stream_left_early_is_billed_and_never_free(
         client.lines(
             url(flowise, "conversation_chain"), most=1, json={"question": QUESTION, "streaming": True}
         )
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not charges and time.monotonic() < until:
             time.sleep(0.01)
     wait_served(flowise_model, 1)

@@ -69,6 +69,15 @@ def ask(adapter: GenOpsFlowiseAdapter, flow: str, stream: bool, question: str, *
     return answer.charge
 
 
+def wait_corrected(charge: Charge) -> None:
+    """Until what is known of it by the proxy is booked, though that is not all there is to know."""
+    deadline = time.monotonic() + 60
+    ledger = get_runtime().books.ledger
+    while not any(one.adjustment_of == charge.id for one in ledger.charges(charge.operation)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("flow", CLASSIC)
 def test_a_classic_flow_is_booked_to_the_nano_dollar(
@@ -76,7 +85,7 @@ def test_a_classic_flow_is_booked_to_the_nano_dollar(
 ) -> None:
     with governance_context("one", budget=1) as context:
         ask(adapter, flow, stream, "What is two plus three?")
-        assert context.wait(10)
+        assert context.wait(60)
     assert context.total_cost.scaleb(9) == bill(flowise_model) > 0
     assert context.inexact_cost == 0
     assert context.total_tokens == sum(call.total_tokens for call in served(flowise_model))
@@ -90,7 +99,8 @@ def test_what_does_not_pass_the_proxy_stays_flagged(
     """Follow-up questions are written by another model, beside the flow."""
     with governance_context("one") as context:
         charge = ask(adapter, "follow_up_chain", stream, "What is two plus three?")
-        context.wait(2)
+        wait_corrected(charge)
+        context.wait(0.5)
     mine, other = sorted(served(flowise_model), key=lambda call: call.provider, reverse=True)
     assert (mine.provider, other.provider) == ("openai", "anthropic")
     assert context.inexact_cost > 0
@@ -110,8 +120,8 @@ def test_a_call_that_may_have_been_made_and_was_not_stays_flagged(
 ) -> None:
     """A summary memory summarises only a conversation that was had before."""
     with governance_context("one") as context:
-        ask(adapter, "summary_chain", False, "What is two plus three?")
-        context.wait(2)
+        wait_corrected(ask(adapter, "summary_chain", False, "What is two plus three?"))
+        context.wait(0.5)
     assert len(served(flowise_model)) == 1
     assert context.total_cost.scaleb(9) > bill(flowise_model)
     assert context.inexact_cost == context.total_cost - Decimal(bill(flowise_model)).scaleb(-9)
@@ -157,7 +167,7 @@ def test_a_call_that_timed_out_is_corrected_when_its_usage_comes(
             ask(adapter, "llm_chain", False, "[[sleep:2]] slow one", timeout=1.0)
         assert context.inexact_cost == context.total_cost > 0
         wait_served(flowise_model, 1)
-        assert context.wait(10)
+        assert context.wait(60)
         assert context.total_cost.scaleb(9) == bill(flowise_model) > 0
 
 
@@ -166,8 +176,8 @@ def test_the_ledger_says_where_it_came_from(
 ) -> None:
     with governance_context("one") as context:
         first = ask(adapter, "conversation_chain", True, "What is two plus three?")
-        assert context.wait(10)
-    deadline = time.monotonic() + 5
+        assert context.wait(60)
+    deadline = time.monotonic() + 60
     while len(booked := list(get_runtime().books.ledger.charges())) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     estimate, correction = booked

@@ -144,7 +144,7 @@ def test_a_stream_of_a_flow_that_flowise_does_not_know_is_answered(
         timeout=60,
     )
     assert answer.status_code == 404
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 45
 
 
 def charges_of(service: Served) -> list[Any]:
@@ -163,7 +163,7 @@ def test_what_a_client_that_leaves_had_begun_is_booked(flowise: RunningFlowise, 
     body = {"question": "[[sleep:2]] What is two plus three?"}
     with pytest.raises(requests.Timeout):
         requests.post(url, json=body, headers=headers, timeout=0.7)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not charges_of(service) and time.monotonic() < deadline:
         time.sleep(0.1)
     # The worker waits for the answer all the same: it is booked as it was billed.

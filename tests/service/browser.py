@@ -137,7 +137,7 @@ class Tab:
         """What the chat shows from the bot, oldest first."""
         return [text.strip() for text in self.page.locator(".chatbot-host-bubble").all_inner_texts()]
 
-    def answer(self, number: int, *, seconds: float = 15.0) -> str:
+    def answer(self, number: int, *, seconds: float = 60.0) -> str:
         """The bot's message of that number; the welcome is number 0."""
         deadline = time.monotonic() + seconds
         text = ""

@@ -125,6 +125,6 @@ def test_a_name_of_the_environment_is_kept(tmp_path: Path, collector: Collector)
 def test_a_collector_that_is_away_delays_neither_calls_nor_the_end(tmp_path: Path) -> None:
     log, seconds = ask(tmp_path, "http://127.0.0.1:9")
 
-    assert seconds < 15
+    assert seconds < 30
     assert QUESTION not in log
     assert "Traceback" not in log

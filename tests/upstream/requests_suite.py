@@ -103,7 +103,7 @@ class Suite:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=900,
                 check=False,
             )
             if not report.exists():
