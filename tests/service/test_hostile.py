@@ -29,8 +29,8 @@ SETTINGS = """
 head_seconds = 2
 request_seconds = 3
 unread_seconds = 2
-total_seconds = 8
-silent_seconds = 6
+total_seconds = 60
+silent_seconds = 40
 [[budget]]
 limit = "1/day"
 by = "team"
