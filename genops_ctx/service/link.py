@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Link"]
 
+AT_ONCE = 64 * 1024
+"""Bytes that are written in one piece. Larger bodies are in several, so that other requests go on."""
+
 
 class Link:
     """Connections of one worker, made on first use."""
@@ -68,7 +71,7 @@ class Link:
         return await self.session().request(
             request.method,
             f"{url}?{query}" if query else url,
-            data=BytesIO(sent) if sent else None,  # written piece by piece: other requests go on
+            data=_payload(sent),
             headers=headers,
             allow_redirects=False,
             timeout=self._timeout(left),
@@ -83,3 +86,9 @@ class Link:
             sock_connect=settings.connect_seconds,
             sock_read=settings.silent_seconds,
         )
+
+
+def _payload(body: bytes) -> bytes | BytesIO | None:
+    if not body:
+        return None
+    return body if len(body) <= AT_ONCE else BytesIO(body)
