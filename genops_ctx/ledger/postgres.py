@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,47 +10,32 @@ from typing import TYPE_CHECKING, Any
 from ..core.ports import AuditEvent, Witness
 from ..core.records import Charge
 from . import postgres_tallies
+from .postgres_append import append_all
 from .postgres_connection import ANSWER_SECONDS, PostgresConnections
 from .postgres_evidence_log import PostgresEvidenceLog
-from .postgres_rollups import SUMMED, totals
+from .postgres_rollups import totals
 from .postgres_schema import MIGRATIONS, SHARDS, plain, storable
 from .recent_costs import RECENT_COSTS
-from .rollups import Series, sums_by_series
-from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charge_row, charges_of, line_rows
+from .rows import CHARGE_COLUMNS, LINE_COLUMNS, charges_of
 from .tallies import Batch, Tally
-from .totals import Total, day_of, parse_query
+from .totals import Total, parse_query
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-
-    Rows = Connection[tuple[Any, ...]]
+    from .rollups import Series
 
 __all__ = ["PostgresLedger"]
 
 PAGE = 500
 """Charges read at a time."""
 
-KEPT_SERIES = 10_000
-
 REPORT_SECONDS = 60
 """How long a report may take that has to look at every line."""
 
-_LINE_TYPES = ("int", "text", "bigint", *("text",) * 9, *("bigint",) * 8)
-"""Of the columns of a line after its charge."""
-_SUM_TYPES = ("bigint", "numeric", *("bigint",) * 3, *("numeric",) * 4)
-"""Of a series and its sums."""
-
-_SUM_NAMES = ", ".join(f"sums.{column}" for column in SUMMED.split(", "))
-_ADDED = ", ".join(f"{column} = rollups.{column} + excluded.{column}" for column in SUMMED.split(", "))
 # '$' is what follows '#': between the two are the ids that begin with "operation#".
 _OF_OPERATION = (
     f"SELECT seq, {CHARGE_COLUMNS} FROM charges WHERE seq IN ("
     "SELECT seq FROM charges WHERE id >= %s AND id < %s AND operation = %s UNION "
     "SELECT seq FROM charges WHERE operation = %s AND id <> operation || '#' || attempt) ORDER BY seq"
-)
-_ADD_SERIES = (
-    "INSERT INTO series (key, attribution, flow, flow_id, provider, model, source, exactness) "
-    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING RETURNING id"
 )
 _RECENT_COSTS = RECENT_COSTS.format(count="%s")
 _WITNESS = (
@@ -64,7 +48,7 @@ _WITNESS = (
 class PostgresLedger:
     """A :class:`~genops_ctx.core.ports.Ledger` in a PostgreSQL database, in the schema ``genops``.
 
-    Every charge, with its lines and the sums of the reports, is one statement that commits at once
+    Charges, with their lines and the sums of the reports, are one statement that commits at once
     and whole. Raises :class:`~genops_ctx.core.errors.StoreError` where the server does not answer
     within ``answer_seconds`` (a report: 60 seconds), and
     :class:`~genops_ctx.core.errors.ConfigurationError` for an address that is none and for tables that a
@@ -81,53 +65,14 @@ class PostgresLedger:
 
     def append(self, charge: Charge, *, settled: bool = True) -> bool:
         """Book a charge; True where it is new."""
-        return self._server.run(lambda connection: self._append(connection, charge, settled))
+        return self.append_all([(charge, settled)])[0]
 
-    def _append(self, connection: Rows, charge: Charge, settled: bool) -> bool:
-        parameters: list[Any] = [storable(value) for value in charge_row(charge)]
-        lines = [tuple(map(storable, row[1:])) for row in line_rows(0, charge)]
-        sums = sorted(
-            (self._number(connection, key), *amounts) for key, amounts in sums_by_series(charge).items()
-        )
-        steps = [
-            f"booked AS (INSERT INTO charges ({CHARGE_COLUMNS}) VALUES ({_places(len(parameters))}) "
-            "ON CONFLICT (id) DO NOTHING RETURNING seq)"
-        ]
-        if lines:
-            steps.append(
-                f"lined AS (INSERT INTO lines ({LINE_COLUMNS}) "
-                f"SELECT seq, line.* FROM booked, (VALUES {_rows_of(_LINE_TYPES, len(lines))}) AS line)"
-            )
-            parameters += [value for row in lines for value in row]
-        if not settled:
-            steps.append("waiting AS (INSERT INTO outbox SELECT seq FROM booked)")
-        # In the order of series, so that two charges never wait for one another's rows.
-        steps.append(
-            f"summed AS (INSERT INTO rollups (day, series, shard, {SUMMED}) "
-            f"SELECT %s::bigint, sums.id, pg_backend_pid() %% {SHARDS}, {_SUM_NAMES} FROM booked, "
-            f"(VALUES {_rows_of(_SUM_TYPES, len(sums))}) AS sums (id, {SUMMED}) ORDER BY sums.id "
-            f"ON CONFLICT (day, series, shard) DO UPDATE SET {_ADDED})"
-        )
-        parameters.append(day_of(charge.started_at))
-        parameters += [value for row in sums for value in row]
-        statement = f"WITH {', '.join(steps)} SELECT seq FROM booked"
-        return connection.execute(statement, parameters).fetchone() is not None
+    def append_all(self, charges: Sequence[tuple[Charge, bool]]) -> list[bool]:
+        """Book several, each with whether it is settled, in one transaction; True for each that is new.
 
-    def _number(self, connection: Rows, key: Series) -> int:
-        """Of a series, which is made where it is new: one without charges sums to nothing."""
-        number = self._series.get(key)
-        if number is None:
-            kept = tuple(map(storable, key))
-            name = hashlib.sha256("\x00".join(map(repr, kept)).encode()).digest()
-            row = None
-            while row is None:
-                row = connection.execute("SELECT id FROM series WHERE key = %s", (name,)).fetchone()
-                row = row or connection.execute(_ADD_SERIES, (name, *kept)).fetchone()
-            number = int(row[0])
-            if len(self._series) >= KEPT_SERIES:
-                self._series.clear()
-            self._series[key] = number
-        return number
+        All of them or none: raises where one of them cannot be booked.
+        """
+        return self._server.run(lambda connection: append_all(connection, charges, self._series))
 
     def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
         """The accounts have these charges; ``witness`` is the newest end that their store was told."""
@@ -270,12 +215,3 @@ class PostgresLedger:
     def _rows(self, statement: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         found = self._server.run(lambda connection: connection.execute(statement, parameters).fetchall())
         return [tuple(map(plain, row)) for row in found]
-
-
-def _places(count: int) -> str:
-    return ", ".join(("%s",) * count)
-
-
-def _rows_of(types: Sequence[str], count: int) -> str:
-    row = f"({', '.join(f'%s::{name}' for name in types)})"
-    return ", ".join((row,) * count)
