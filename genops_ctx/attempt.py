@@ -151,6 +151,10 @@ class Attempt:
         runtime.corrections.booked(hold, self.charge)
         return self.charge
 
+    async def booked(self) -> None:
+        """Return once its charge is in the ledger, or where it outlives this process; within a moment."""
+        await self.runtime.books.booked(self.charge)
+
 
 def opening(
     name: str,

@@ -29,33 +29,32 @@ from .core.ports import AccountStore, Ledger, Lost
 from .core.process import ForkedLock
 from .core.records import Charge, Exactness
 from .generations import Generations
-from .handoff import HandOff, is_remote
+from .group_commit import GroupCommit, append_each
+from .handoff import HandOff, in_event_loop, is_remote, nobody_waits
 from .holding import Holding
 from .ledger import open_ledger
+from .outbox import Outbox
 from .settled import Settled
 from .stores import open_store
+from .unwritten import Unwritten
 
 if TYPE_CHECKING:
     from .core.ports import Clock
     from .recovery import Recovery
     from .settings import Settings
+    from .unwritten import Booking
 
 __all__ = ["Books", "open_books"]
 
 log = logging.getLogger("genops_ctx")
 
 KEPT = 10_000
-"""Releases, and charges, that wait at most for a store or ledger that does not answer."""
-
-BATCH = 100
+"""Releases that wait at most for a store that does not answer."""
 
 TRIES = 100
 """Adjustments that may come between, before one gives up."""
 
 CLOSING_SECONDS, CLOSING_PAUSE = 10.0, 0.2  # at the end, of tries of what fails, and between two of them
-
-REPLAY_SECONDS = 72_000.0
-"""Older entries are not settled by a replay: the store may have forgotten that it has them."""
 
 
 class Books:
@@ -70,14 +69,20 @@ class Books:
         self.reserve = holding.reserve
         self.hand_off = HandOff(store, ledger, hold_all=holding.reserve_all if holding.at_once else None)
         self._settled = Settled(ledger, self._generations, self.hand_off, self._settle_all)
+        self._outbox = Outbox(ledger, self._settle_whole, self._settled.tell)
         together = getattr(ledger, "together_with", None)
         self._book_together: Callable[[Charge, bool], bool] | None = together(store) if together else None
         self._releases: deque[tuple[str, float, str]] = deque()
-        self._unwritten: deque[tuple[Charge, bool]] = deque()
-        """charges that the ledger did not take, and whether the accounts have them"""
+        self._unwritten = Unwritten(ledger)
+        self._group: GroupCommit | None = None
+        if is_remote(ledger):
+            self._group = GroupCommit(
+                self.hand_off, self._unwritten, partial(append_each, ledger), self._follow_up
+            )
+        self._behind = False
+        """something was not written down by this process"""
         self._catching_up = ForkedLock()
         self._until = math.inf  # when to stop catching up (monotonic seconds)
-        self._told_stale = False
 
     def charges_of(self, operation: str) -> tuple[Charge, ...]:
         """What the ledger has of an operation; nothing where it does not answer."""
@@ -104,40 +109,55 @@ class Books:
     def book(self, charge: Charge, settles: bool) -> None:
         """Write the charge down, then settle its reservation where it has one.
 
-        An event loop waits for no server: there the charge is settled by a thread, and written down by it
-        too where the ledger is on a server.
+        An event loop waits for no server: there the charge is settled by a thread, and written down by one
+        too where the ledger is on a server. A coroutine waits for that by :meth:`booked`.
         """
-        if self.hand_off.needed and is_remote(self.ledger):
-            self.hand_off.run(partial(self._book, charge, settles))
-        else:
-            self._book(charge, settles)
-
-    def _book(self, charge: Charge, settles: bool) -> None:
-        together = self._book_together if settles else None
-        try:
-            if together is not None:
-                fresh: bool | None = together(charge, charge.outcome == Outcome.COMPLETED)
-            else:
-                fresh = self.ledger.append(charge, settled=not settles)
-        except Exception as error:
-            log.warning("a charge of %s is not in the ledger yet: %s", charge.name, error)
-            self._keep(charge, settled=not settles)
-            if settles:
-                # Budgets must hold without the ledger too. Once that answers the charge is settled again.
-                try:
-                    self._settle(charge, charge.nanos)
-                except Exception as another:
-                    log.warning("nor is it in its accounts: %s", another)
+        if self._group is not None and in_event_loop():
+            self._group.add(charge, not settles)
             return
-        try:
-            if fresh is False:
-                self._correct(charge)
-            elif settles and together is None:
-                self._settled.add(charge)
-        except Exception as error:
-            log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
-            # Nothing in the ledger says that there is something to correct.
-            self._keep(charge, settled=False)
+        booking = charge, not settles
+        if settles and self._book_together is not None:
+            try:
+                outcome: object = self._book_together(charge, charge.outcome == Outcome.COMPLETED)
+                booking = charge, bool(outcome)
+            except Exception as error:
+                outcome = error
+        else:
+            (outcome,) = append_each(self.ledger, [booking])
+        if isinstance(outcome, Exception):
+            self._unwritten.keep([booking])
+        self._follow_up([(booking, outcome)])
+
+    async def booked(self, charge: Charge | None) -> None:
+        """Return once a charge is in the ledger, or where it outlives this process; within a moment."""
+        if self._group is not None and charge is not None:
+            await self._group.booked(charge)
+
+    def _follow_up(self, ends: Sequence[tuple[Booking, object]]) -> None:
+        """What is left to do for charges once the ledger was told of them. Raises nothing."""
+        for (charge, settled), outcome in ends:
+            if isinstance(outcome, Exception):
+                self._behind = True
+                log.warning("a charge of %s is not in the ledger yet: %s", charge.name, outcome)
+                if not settled:
+                    # Budgets must hold without the ledger too. Once that answers it is settled again.
+                    try:
+                        self._settle(charge, charge.nanos)
+                    except Exception as another:
+                        log.warning("nor is it in its accounts: %s", another)
+            else:
+                try:
+                    if outcome is False:
+                        self._correct(charge)
+                    elif not settled:
+                        self._settled.add(charge)
+                except Exception as error:
+                    log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
+                    # Nothing in the ledger says that there is something to correct.
+                    self._unwritten.keep([(charge, False)])
+        if self._behind and self._group is not None and not isinstance(ends[-1][1], Exception):
+            self._behind = False  # it answers again
+            self.hand_off.later(self._write_what_waits)
 
     def _settle_all(self, charges: Sequence[Charge]) -> list[Charge]:
         """Settle what is booked; returns those that the accounts have then."""
@@ -160,13 +180,6 @@ class Books:
             else:
                 settled.append(charge)
         return settled
-
-    def _keep(self, charge: Charge, settled: bool) -> None:
-        """Until the ledger answers."""
-        if len(self._unwritten) < KEPT:
-            self._unwritten.append((charge, settled))
-        else:
-            log.error("%d charges wait for the ledger already; one of %s is dropped", KEPT, charge.name)
 
     def _settle(self, charge: Charge, actual: int) -> None:
         self.store.settle(*_end_of(charge, actual))
@@ -272,16 +285,18 @@ class Books:
     def catch_up(self, now: float, within: float = math.inf) -> None:
         """Settle what is behind, give back what is due, and book what was lost. Raises nothing.
 
-        After ``within`` seconds it begins nothing more, and leaves the rest to the next time.
+        After ``within`` seconds, or ten times as many in a thread that nobody waits for, it begins nothing
+        more, and leaves the rest to the next time.
         """
         if not self._catching_up.acquire(blocking=False):
             return
         try:
-            self._until = time.monotonic() + within
+            self._until = time.monotonic() + (10 * within if nobody_waits() else within)
             self._generations.expect()
             self._give_back()
-            self._write_down()
-            self._replay(now)
+            if (error := self._write_down()) is not None:
+                log.warning("charges wait for the ledger: %s", error)
+            self._outbox.replay(now, self._time_is_up)
             self._book_losses(self.store.reap(now))
         except StoreError as error:
             log.warning("store or ledger does not answer (%s); the books are brought up later", error)
@@ -305,57 +320,31 @@ class Books:
             else:
                 self._releases.popleft()
 
-    def _write_down(self) -> None:
-        while self._unwritten and not self._time_is_up():
-            charge, settled = self._unwritten[0]
-            try:
-                if self.ledger.append(charge, settled=settled) is False:
-                    self._correct(charge)
-            except BaseException:
-                self._unwritten.rotate(-1)  # so that the next time begins with another
-                raise
-            self._unwritten.popleft()
+    def _write_what_waits(self) -> None:
+        if not self._catching_up.acquire(blocking=False):
+            self._behind = True
+            return
+        try:
+            self._until = math.inf
+            self._behind = self._write_down() is not None
+        finally:
+            self._catching_up.release()
 
-    def _replay(self, now: float) -> None:
-        # Others' entries too, and such as are being booked right now: settling twice changes nothing.
-        failed: set[str] = set()
-        while True:
-            behind = [one for one in self.ledger.unsettled(BATCH + len(failed)) if one.id not in failed]
-            if not behind:
-                return
-            settled = []
-            try:
-                for charge in behind:
-                    if self._time_is_up():
-                        return
-                    if now - charge.ended_at > REPLAY_SECONDS:
-                        failed.add(charge.id)
-                        self._tell_stale(charge)
-                        continue
-                    try:
-                        self._settle_whole(charge)
-                    except StoreError:
-                        raise
-                    except Exception:
-                        log.exception("a charge of %s cannot be settled", charge.name)
-                        failed.add(charge.id)
-                    else:
-                        settled.append(charge)
-            finally:
-                self._settled.tell(settled)
+    def _write_down(self) -> Exception | None:
+        return self._unwritten.write_down(self._write_late, lambda: not self._time_is_up())
+
+    def _write_late(self, bookings: Sequence[Booking]) -> list[object]:
+        outcomes = append_each(self.ledger, bookings)
+        for place, (charge, _) in enumerate(bookings):
+            if outcomes[place] is False:
+                try:
+                    self._correct(charge)
+                except Exception as error:
+                    outcomes[place] = error
+        return outcomes
 
     def _time_is_up(self) -> bool:
         return time.monotonic() > self._until
-
-    def _tell_stale(self, charge: Charge) -> None:
-        if not self._told_stale:
-            self._told_stale = True
-            log.error(
-                "a charge of %s has waited for its accounts for more than %d hours; they may have it or not. "
-                "Run `genops-ctx budgets rebuild`",
-                charge.name,
-                REPLAY_SECONDS // 3600,
-            )
 
     def _amount(self, charge: Charge) -> int:
         """What the whole attempt has cost."""
@@ -378,24 +367,28 @@ class Books:
         while not self._catching_up.acquire(timeout=0.1):
             self._until = -math.inf  # whoever is catching up leaves the rest to this
         for finish, left, told in (
-            (self._write_down, self._unwritten, "%d charges are not in the ledger: %s"),
-            (self._give_back, self._releases, "%d reservations are not given back: %s"),
+            (self._write_down, self._unwritten, "%d charges are not in the ledger (%s)"),
+            (self._give_back, self._releases, "%d reservations are not given back (%s)"),
         ):
             patience = time.monotonic() + CLOSING_SECONDS
             self._until = math.inf if finish == self._write_down else patience
             failed: object = "there was no time"
             while left:
                 try:
-                    finish()
-                except Exception as error:  # nobody answered a moment ago, say, and so nobody was asked
+                    error = finish()
+                except Exception as raised:
+                    error = raised
+                if error is not None:  # nobody answered a moment ago, say, and so nobody was asked
                     failed = error
                     time.sleep(CLOSING_PAUSE)
                 if left and time.monotonic() > patience:
-                    log.error(told, len(left), failed)
+                    where = self._unwritten.where if finish == self._write_down else "they expire"
+                    log.error(f"{told}: %s", len(left), failed, where)
                     break
         self._catching_up.release()
         if self._recovery is not None:
             self._recovery.stop()
+        self._unwritten.close()
         self.store.close()
         self.ledger.close()
 

@@ -78,9 +78,12 @@ class _Threads:
             return self._pool[1]
 
     def close(self) -> None:
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None and pool[0] == os.getpid():
+        """Until nothing is left, what the last ones have begun included."""
+        while True:
+            with self._lock:
+                pool, self._pool = self._pool, None
+            if pool is None or pool[0] != os.getpid():
+                return
             pool[1].shutdown()
 
 
@@ -115,11 +118,15 @@ class HandOff:
 
     def _run(self, function: Callable[[], object], waits: bool) -> None:
         if waits and in_event_loop():
-            try:
-                self._booking().submit(function)
-            except RuntimeError:  # the interpreter ends, or there are no more threads
-                function()
+            self.later(function)
         else:
+            function()
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Have a thread do something that nobody waits for."""
+        try:
+            self._booking().submit(function)
+        except RuntimeError:  # the interpreter ends, or there are no more threads
             function()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:

@@ -204,6 +204,16 @@ class MeteredCall:
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, traceback)
+        if error is None or isinstance(error, Exception):
+            await self._booked()
+
+    async def _booked(self) -> None:
+        """Return once its charge is in the ledger, or outlives this process; within a moment.
+
+        ``async with`` has waited for it.
+        """
+        if self._attempt is not None:
+            await self._attempt.booked()
 
     def _report(self, attempt: Attempt, error: BaseException | None) -> Report:
         now = attempt.runtime.clock()

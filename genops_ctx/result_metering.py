@@ -66,6 +66,10 @@ class MeteredScope:
             self._context.close(error)
             raise
 
+    async def _booked(self) -> None:
+        """Return once the call is in the ledger, or outlives this process; within a moment."""
+        await self._call._booked()
+
     def _open(self) -> None:
         self._context = GovernanceContext(self._spec)
         self._context._begin()
@@ -271,6 +275,7 @@ class _AsyncStream(_Streamed):
                 item = await anext(self.__wrapped__)
             except StopAsyncIteration:
                 self._self_end(None)
+                await self._self_scope._booked()
                 raise
             except BaseException as error:
                 self._self_end(error)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_ctx import books as books_module
+from genops_ctx import outbox
 from genops_ctx.books import Books
 from genops_ctx.core.accounts import Account, Hold, HoldState, Reserve
 from genops_ctx.core.errors import StoreError
@@ -203,7 +204,7 @@ def test_what_another_process_left_is_settled(setup: Setup) -> None:
 def test_a_charge_that_cannot_be_settled_keeps_no_other_waiting(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(books_module, "BATCH", 2)
+    monkeypatch.setattr(outbox, "BATCH", 2)
     for number in range(7):
         setup.ledger.real.append(cost(f"op{number}"), settled=False)
     real = setup.store.real.settle
@@ -241,7 +242,7 @@ def test_a_charge_the_ledger_never_takes_keeps_no_other_waiting(setup: Setup) ->
 def test_only_so_much_waits(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(books_module, "KEPT", 2)
+    monkeypatch.setattr("genops_ctx.unwritten.KEPT", 2)
     setup.ledger.fail("append")
     for number in range(3):
         setup.books.book(cost(f"op{number}"), settles=False)

@@ -32,8 +32,10 @@ FLOORS = {
     "books": 2,
     "generations": 2,
     "gathering": 2,
+    "group_commit": 2,
     "handoff": 2,
     "holding": 2,
+    "outbox": 2,
     "recovery": 2,
     "controls": 2,
     "corrections": 2,
@@ -45,6 +47,7 @@ FLOORS = {
     "settled": 2,
     "environment": 2,
     "telemetry": 2,
+    "unwritten": 2,
     # 3: options of entry points
     "resilience": 3,
     # 4: entry points; the front door names them

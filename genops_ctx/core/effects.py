@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ask",
     "Book",
+    "Booked",
     "Effect",
     "Enter",
     "Guarding",
@@ -100,6 +101,15 @@ class Book(NamedTuple):
     charge: Charge
     settles: bool
     """the store has, or may have, a hold for it"""
+
+
+class Booked(NamedTuple):
+    """Effect: wait, for a moment at most, until a charge is in the ledger. Never raises."""
+
+    charge: Charge | None
+
+    def perform(self) -> None:
+        """Code that may wait for servers has waited for it by :class:`Book`."""
 
 
 class LookUp(NamedTuple):
@@ -196,7 +206,7 @@ class Leave(NamedTuple):
 Guarding = Take | PutBack | Enter | Leave
 """Effects that the guard they carry performs itself."""
 
-Effect = Judge | Undo | Ask | Hold | Standing | Release | Book | LookUp | Pause | Guarding
+Effect = Judge | Undo | Ask | Hold | Standing | Release | Book | Booked | LookUp | Pause | Guarding
 E = TypeVar("E")
 T = TypeVar("T")
 Story = Generator[Effect, object, T]

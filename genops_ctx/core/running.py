@@ -72,7 +72,11 @@ def runner(function: Any, scope: Callable[[], Scope], observer: Callable[[], Obs
             if type(result) in LATER:
                 return later(result, opened, observer())
             if opened._returned is not None:
-                return opened._returned(result)
+                result = opened._returned(result)
+                booked = getattr(opened, "_booked", None)
+                if booked is not None:
+                    await booked()
+                return result
             opened.close()
             return result
 

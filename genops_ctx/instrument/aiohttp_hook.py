@@ -140,6 +140,8 @@ class _Tapped(wrapt.ObjectProxy):  # type: ignore[type-arg]
             self._self_meter.fail(failure_of(error), error)
             raise
         self._self_passed(data, whole)
+        if self._self_meter.done:
+            await self._self_meter.attempt.booked()
         return data
 
     def _self_passed(self, data: bytes, whole: bool = False) -> None:

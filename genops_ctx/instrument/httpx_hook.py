@@ -211,6 +211,8 @@ class _TappedAsync:
         try:
             async for chunk in self._stream:
                 meter.feed_coded(chunk)
+                if meter.done:
+                    await meter.attempt.booked()
                 yield chunk
         except GeneratorExit:
             raise
@@ -218,6 +220,7 @@ class _TappedAsync:
             meter.fail(failure_of(error), error)
             raise
         meter.end()
+        await meter.attempt.booked()
 
     async def aclose(self) -> None:
         try:

@@ -61,6 +61,8 @@ class PostgresLedger:
     def __init__(self, url: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._url = url
         self._server = PostgresConnections(url, MIGRATIONS, answer_seconds=answer_seconds)
+        self.place = self._server.server
+        """of what does not get there in time, and for people; without credentials"""
         self._series: dict[Series, int] = {}
 
     def append(self, charge: Charge, *, settled: bool = True) -> bool:

@@ -79,6 +79,7 @@ class Streaming:
         self.reader = opened.reader
         self.charge: Charge | None = None
         self._finish = opened.finish
+        self._runtime = opened.runtime
         self._what = opened.what
         self._decoder = EventDecoder()
         self._done = False
@@ -136,6 +137,10 @@ class Streaming:
             self.body.close()
         if isinstance(error, FlowiseError):
             error.charge = self.charge
+
+    async def booked(self) -> None:
+        """Return once it is in the ledger, or where it outlives this process; within a moment."""
+        await self._runtime.books.booked(self.charge)
 
     def abandon(self) -> None:
         """Nobody holds the stream any more. A child that was forked meanwhile leaves it to its parent."""

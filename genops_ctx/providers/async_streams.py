@@ -42,6 +42,8 @@ class AsyncFlowiseStream(StreamedAnswer):
         try:
             while not state.over() or self._events is not None:
                 for event in self._events or ():
+                    if state.over():
+                        await state.booked()
                     return event
                 self._events = None
                 if state.over():

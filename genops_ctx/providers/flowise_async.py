@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from ..core.effects import cut_off, drive_async
+from ..core.effects import Booked, cut_off, drive_async
 from ..core.errors import ConfigurationError
 from ..core.money import Amount
 from ..resilience.serving import run_async, serve
@@ -280,6 +280,9 @@ class AsyncFlowiseAdapter(PredictingClient):
                 return await self._link().get_json(
                     effect.method, effect.path, effect.limits, what=effect.what, params=effect.params
                 )
+            if isinstance(effect, Booked):
+                await running.books.booked(effect.charge)
+                return None
             # Files are asked directly, servers by threads: nothing can be cancelled half-way.
             return await running.books.hand_off.perform(effect, running.perform)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from ..attempt import Attempt, finish_quietly, opening
 from ..core.admission import Forecast
 from ..core.attribution import check_attribution
-from ..core.effects import Story
+from ..core.effects import Booked, Story
 from ..core.errors import BudgetExceeded, ConfigurationError
 from ..core.money import Amount, nanos_up, parse_dollars
 from ..core.outcomes import Outcome
@@ -301,6 +301,7 @@ class PredictingClient(FlowiseClient):
                 now = runtime.clock()
                 report = prediction.failed(error.outcome, error.problem, executed, runtime.prices, now)
                 error.charge = finish_quietly(attempt, report, error)
+            yield Booked(error.charge)
             raise
         except BaseException as error:
             # Interrupted (KeyboardInterrupt, a cancellation): the request may have left. A bad header or
@@ -312,6 +313,7 @@ class PredictingClient(FlowiseClient):
             raise
         answer = FlowiseAnswer(parsed)
         answer.charge = attempt.finish(prediction.answered(parsed, runtime.prices, runtime.clock()))
+        yield Booked(answer.charge)
         say_inexact(runtime, answer.charge, prediction, quiet)
         return answer
 

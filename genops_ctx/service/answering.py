@@ -69,7 +69,7 @@ def with_usage(answer: Answer, charges: list[Charge]) -> Answer:
 
 
 async def passed(opened: Streaming, earlier: list[Charge], *, usage: bool) -> AsyncIterator[bytes]:
-    """The bytes of a stream as they come; however it ends, the call is booked.
+    """The bytes of a stream as they come; however it ends, the call is booked, and its end is told then.
 
     With ``usage`` an event of that name follows Flowise's last one.
     """
@@ -79,8 +79,10 @@ async def passed(opened: Streaming, earlier: list[Charge], *, usage: bool) -> As
         async for chunk in reply.content.iter_any():
             meter.feed(chunk)
             end = (end + chunk)[-2:]
+            await meter.attempt.booked()
             yield chunk
         meter.end()
+        await meter.attempt.booked()
         if usage:
             charges = [*earlier, *filter(None, [meter.attempt.charge])]
             event = {"event": "usage", "data": usage_of(charges)}

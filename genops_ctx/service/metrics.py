@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ..controls import Controls
 from ..core.errors import GovernanceError, StoreError
-from ..handoff import is_remote
 from ..ledger.tallies import Tally, TallyKeeper
 from ..resilience.backing import backing
 from ..runtime import get_runtime
@@ -33,8 +32,6 @@ T = TypeVar("T")
 
 SESSION_SECONDS = 1800.0
 """A conversation counts as active for so long after its last call began."""
-BOOKED_SECONDS = 0.25
-"""What a scrape waits where the ledger is on a server: calls are booked there moments after their answers."""
 COUNT_SECONDS = 1.5
 """What a scrape spends at most on charges that nobody has counted yet."""
 SECONDS = 3.0
@@ -68,8 +65,6 @@ class Scraper:
         return Scraped(sums.tallies, sums.sessions, budgets, circuits, missing)
 
     async def _asked_ledger(self) -> Sums | None:
-        if is_remote(get_runtime().books.ledger):
-            await asyncio.sleep(BOOKED_SECONDS)
         sums = await self._asked("ledger", self._sums)
         if self._behind:
             # A ledger that was never scraped: what there is to count is counted on.

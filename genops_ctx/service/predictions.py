@@ -64,7 +64,9 @@ class Predictions:
             ):
                 answer = await relay.run()
         except (GovernanceError, OSError, ClientError) as error:
+            await relay.booked()
             return await self._failed(request, error, relay, streams)
+        await relay.booked()
         if isinstance(answer, Answer) and answer.cached:
             request.state.unsent_as = "cached"
         usage = (wishes.usage or self._settings.usage) and not client.origins  # no visitor's to know

@@ -17,6 +17,7 @@ from ..providers.deadline import Exchange
 from ..providers.resilient_predictions import OWN_OF_A_RUN
 from ..resilience.cache import Found
 from ..resilience.serving import Place, Work, run_async, serve
+from ..runtime import get_runtime
 from .forwarding import response_headers
 from .instances import Destination, Instance, Instances
 from .rate_headers import Rates
@@ -181,6 +182,11 @@ class Relay:
         charge = meter.attempt.charge
         if charge is not None:
             self.charges.append(charge)
+
+    async def booked(self) -> None:
+        """Return once what all tries cost is in the ledger, or outlives this worker; within a moment."""
+        for charge in self.charges:
+            await get_runtime().books.booked(charge)
 
     # -- what it cost ---------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from genops_ctx.core.errors import ConfigurationError, StoreError
 from genops_ctx.core.money import MAX_NANOS
 from genops_ctx.core.ports import AuditEvent
 from genops_ctx.core.records import Charge
+from genops_ctx.group_commit import append_each
 from genops_ctx.ledger import open_ledger, postgres, postgres_connection
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.ledger.postgres import PostgresLedger
@@ -107,6 +109,62 @@ def test_it_counts_as_a_plain_scan_does(
         ledger.append(one)
         memory.append(one)
     assert ledger.totals(since, until, by, where) == memory.totals(since, until, by, where)
+    ledger.close()
+
+
+@on_one_server
+@given(st.lists(st.tuples(charges, st.booleans()), max_size=8), st.integers(1, 8))
+def test_several_at_once_are_booked_as_one_after_the_other(
+    url: str, booked: list[tuple[Charge, bool]], size: int
+) -> None:
+    ledger, memory = emptied(url), MemoryLedger()
+    for first in range(0, len(booked), size):
+        some = booked[first : first + size]
+        fresh = [memory.append(one, settled=settled) for one, settled in some]
+        assert ledger.append_all(some) == fresh
+    assert list(ledger.charges()) == list(memory.charges())
+    assert list(ledger.unsettled(1000)) == list(memory.unsettled(1000))
+    assert ledger.totals(by=("flow", "model")) == memory.totals(by=("flow", "model"))
+    ledger.close()
+
+
+def test_of_several_at_once_all_are_booked_or_none(ledger: PostgresLedger) -> None:
+    ledger.append(charge(line(1), operation="before"))
+    good = [(charge(line(2), operation=f"op{number}"), False) for number in range(3)]
+    too_long = charge(line(3), operation="".join(map(chr, range(0x4E00, 0x4E00 + 9000))))
+    with pytest.raises(StoreError):
+        ledger.append_all([*good, (too_long, False)])
+    assert [one.operation for one in ledger.charges()] == ["before"]
+    assert ledger.totals()[0].nanos == 1
+    assert append_each(ledger, [good[0], (too_long, False), *good[1:]])[0] is True
+    assert [one.operation for one in ledger.charges()] == ["before", "op0", "op1", "op2"]
+    assert ledger.totals()[0].nanos == 7
+
+
+def _book_batches(url: str, worker: int) -> int:
+    """Batches over the same days and series, each process in another order; half of it is the same."""
+    ledger = PostgresLedger(url)
+    order = random.Random(worker)
+    fresh = 0
+    for number in range(40):
+        names = [f"{worker}-{number}-{place}" for place in range(6)] + [f"all-{number}-{n}" for n in range(6)]
+        order.shuffle(names)
+        batch = [
+            (charge(*[line(1, model=f"m{n}") for n in order.sample(range(9), 4)], operation=name), False)
+            for name in names
+        ]
+        fresh += sum(outcome is True for outcome in append_each(ledger, batch))
+    ledger.close()
+    return fresh
+
+
+def test_batches_of_several_processes_do_not_stand_in_each_others_way(url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        fresh = pool.starmap(_book_batches, [(url, worker) for worker in range(3)])
+    assert sum(fresh) == 3 * 240 + 240
+    ledger = PostgresLedger(url)
+    assert len({one.id for one in ledger.charges()}) == sum(fresh)
+    assert ledger.totals()[0].nanos == 4 * sum(fresh)
     ledger.close()
 
 
