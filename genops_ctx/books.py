@@ -79,8 +79,8 @@ class Books:
             self._group = GroupCommit(
                 self.hand_off, self._unwritten, partial(append_each, ledger), self._follow_up
             )
-        self._behind = False
-        """something was not written down by this process"""
+        self._away = False
+        """the ledger took none of what it was told last"""
         self._catching_up = ForkedLock()
         self._until = math.inf  # when to stop catching up (monotonic seconds)
 
@@ -137,7 +137,6 @@ class Books:
         """What is left to do for charges once the ledger was told of them. Raises nothing."""
         for (charge, settled), outcome in ends:
             if isinstance(outcome, Exception):
-                self._behind = True
                 log.warning("a charge of %s is not in the ledger yet: %s", charge.name, outcome)
                 if not settled:
                     # Budgets must hold without the ledger too. Once that answers it is settled again.
@@ -155,9 +154,10 @@ class Books:
                     log.warning("a charge of %s is not in its accounts yet: %s", charge.name, error)
                     # Nothing in the ledger says that there is something to correct.
                     self._unwritten.keep([(charge, False)])
-        if self._behind and self._group is not None and not isinstance(ends[-1][1], Exception):
-            self._behind = False  # it answers again
+        away = all(isinstance(outcome, Exception) for _, outcome in ends)
+        if self._away and not away and self._group is not None:
             self.hand_off.later(self._write_what_waits)
+        self._away = away
 
     def _settle_all(self, charges: Sequence[Charge]) -> list[Charge]:
         """Settle what is booked; returns those that the accounts have then."""
@@ -322,11 +322,10 @@ class Books:
 
     def _write_what_waits(self) -> None:
         if not self._catching_up.acquire(blocking=False):
-            self._behind = True
-            return
+            return  # whoever has it may leave the rest to the next time
         try:
             self._until = math.inf
-            self._behind = self._write_down() is not None
+            self._write_down()
         finally:
             self._catching_up.release()
 
