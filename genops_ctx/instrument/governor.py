@@ -205,6 +205,7 @@ class Governor(GenOpsFlowiseAdapter):
         content = None if changed is None else dump(changed, escaped=True)
         given = asked.body.get("overrideConfig")
         override = given if isinstance(given, dict) else {}
+        asked = replace(asked, texts=asked.texts.overridden(definition, override))
         session = override.get("sessionId") or asked.body.get("chatId")
         owner, session = text_of(session), label_of(session)  # what is kept of a call has a bound
         # The id of a session that Flowise makes is not known, so no record of a failed run is looked for.

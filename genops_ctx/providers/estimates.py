@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from ..core.admission import Forecast
 from ..core.ports import Prices
@@ -11,6 +11,7 @@ from ..core.records import CostSource, Exactness, Usage
 from ..pricing.tokens import estimate_tokens
 from ..wire.flows import FlowDefinition
 from ..wire.readings import Gap
+from ..wire.shapes import strings_in
 
 __all__ = ["OUTPUT_TOKENS", "Texts", "estimated_usages", "forecast"]
 
@@ -19,6 +20,10 @@ INSTRUCTION_TOKENS = 2_000
 
 OUTPUT_TOKENS = 1024
 """Output tokens of a model call of which nothing else is known."""
+
+
+_NO_TEXTS = frozenset({"sessionId", "analytics"})
+"""Parts of an ``overrideConfig`` that no model reads."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,6 +36,13 @@ class Texts:
     def read(self, flow: FlowDefinition | None) -> tuple[str, ...]:
         """Question, history and the flow's own prompts."""
         return (self.question, *self.history, *(flow.prompt_texts if flow is not None else ()))
+
+    def overridden(self, flow: FlowDefinition | None, override: Mapping[str, object]) -> Texts:
+        """With what an ``overrideConfig`` may put into prompts; most flows ignore it."""
+        if not override or flow is None or not flow.override_enabled:
+            return self
+        texts = strings_in([value for name, value in override.items() if name not in _NO_TEXTS])
+        return replace(self, history=(*self.history, *texts)) if texts else self
 
     def input_tokens(self, model: str, flow: FlowDefinition | None) -> int:
         """Their tokens, by the model's probable tokenizer."""

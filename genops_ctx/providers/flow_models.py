@@ -39,11 +39,14 @@ def _use(node: ModelNode, prices: Prices) -> ModelUse:
 
 def _names_models(value: Any) -> bool:
     """Whether a key anywhere in it is about models or where they are (``modelName``, ``basepath``)."""
-    if isinstance(value, Mapping):
-        return any(
-            "model" in str(key).lower() or "basepath" in str(key).lower() or _names_models(item)
-            for key, item in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return any(_names_models(item) for item in value)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Mapping):
+            names = [str(key).lower() for key in item]
+            if any("model" in name or "basepath" in name for name in names):
+                return True
+            waiting.extend(item.values())
+        elif isinstance(item, list | tuple):
+            waiting.extend(item)
     return False

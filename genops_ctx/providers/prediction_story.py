@@ -174,6 +174,7 @@ class PredictingClient(FlowiseClient):
         # An id of our own, where the caller has none, finds the execution record of a failed run.
         bounded = not {"chatId", "overrideConfig", "uploads", "humanInput", "form"} & body.keys()
         override: Mapping[str, Any] = body.get("overrideConfig", {})
+        here = replace(asked, texts=asked.texts.overridden(definition, override))
         if asked.parameters is not None:
             unread = self._directory.why_unknown(flow.id) if definition is None else None
             if unread is not None:
@@ -184,14 +185,14 @@ class PredictingClient(FlowiseClient):
         running = override.get("sessionId") or body.setdefault("chatId", str(uuid.uuid4()))
         # Whatever can be wrong with the request is found before anything is reserved for it.
         content = dump(body)
-        prediction = self._prediction(runtime, flow, definition, asked, running, shared)
+        prediction = self._prediction(runtime, flow, definition, here, running, shared)
         prediction = replace(prediction, chat=body.get("chatId") or running)
         replaced = "" if instead_of is None else instead_of.name
         try:
             attempt = yield from self._opened(
                 runtime,
                 prediction,
-                asked,
+                here,
                 self._own_attribution(),
                 override,
                 limits.total,

@@ -54,6 +54,20 @@ def moment_of(value: object) -> float | None:
         return None
 
 
+def strings_in(value: object) -> list[str]:
+    """All strings within ``value`` but names, however deep."""
+    found, waiting = [], [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list | tuple):
+            waiting.extend(item)
+    return found
+
+
 def token_count(value: object) -> int | None:
     """``value`` where it is a whole number of tokens that a call can have used, else None."""
     return value if type(value) is int and 0 <= value <= MAX_CALL_TOKENS else None

@@ -55,3 +55,10 @@ def test_an_override_may_change_models_where_the_flow_allows_overrides(override,
     allowing = replace(FLOW, override_enabled=True)
     assert models_of(allowing, override, PRICES) == ((MINI, UNKNOWN) if changes else (MINI,))
     assert models_of(FLOW, override, PRICES) == (MINI,)
+
+
+def test_an_override_may_be_nested_as_deep_as_json_can_be() -> None:
+    deep: object = {"modelName": "gpt-4o"}
+    for _ in range(5_000):
+        deep = {"vars": [deep]}
+    assert models_of(replace(FLOW, override_enabled=True), deep, PRICES) == (MINI, UNKNOWN)
