@@ -99,13 +99,13 @@ class RedisStore:
         where = f"{self._address.shown}{options.get('path', '')}"
         return f"{where} {self._address.service}/{options.get('db', 0)} {self.keys[0]}"
 
-    def expect(self, generation: str, told: tuple[str, float] | None = None) -> None:
+    def expect(self, generation: str, told: tuple[str, float] | None = None, *, late: bool = False) -> None:
         """Name the data that must be there, before the store is first asked.
 
         ``told`` is an attempt that was settled in it, and when (epoch seconds): data that does not know
-        its end is an earlier state.
+        its end is an earlier state. ``late``: it was asked before, since this was not known then.
         """
-        self.session.expect(generation, told)
+        self.session.expect(generation, told, late)
 
     @property
     def made_it(self) -> bool:

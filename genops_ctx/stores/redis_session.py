@@ -104,9 +104,14 @@ class Session:
             if left is not None and left <= 0:
                 raise StoreError(f"Redis had no time for it within {self._timeout:g} s; nothing was changed")
 
-    def expect(self, generation: str, told: tuple[str, float] | None) -> None:
-        """Before the first question: the data that must be there, and an end that it was told (epoch s)."""
-        if self.generation is None:
+    def expect(self, generation: str, told: tuple[str, float] | None, late: bool = False) -> None:
+        """Before the first question: the data that must be there, and an end that it was told (epoch s).
+
+        ``late``, after others: the next one says whether what is there came of that data.
+        """
+        if late and self.generation not in (None, generation):
+            self.generation, self._counter, self._witness = generation, 0, None
+        elif self.generation is None or (late and self._witness is None):
             self.generation = generation
             if told is not None:
                 self._witness = (*told, time.monotonic())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genops_ctx import Budget, metered_call
+from genops_ctx import Budget, generations, metered_call
 from genops_ctx.controls import Controls
-from genops_ctx.core.errors import AlreadyCompleted, StoreUnavailable
+from genops_ctx.core.errors import AlreadyCompleted, StoreError, StoreUnavailable
+from genops_ctx.core.ports import AuditEvent
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
@@ -29,11 +30,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield started
 
 
-def governed_by(server: RedisServer, folder: Path) -> Runtime:
+def governed_by(server: RedisServer, folder: Path, ledger: SQLiteLedger | None = None) -> Runtime:
     from genops_ctx.stores.redis import RedisStore
 
     store = RedisStore(server.url, command_timeout=20.0)
-    ledger = SQLiteLedger(folder / "ledger.sqlite3")
+    ledger = ledger or SQLiteLedger(folder / "ledger.sqlite3")
     runtime = Runtime(Settings(budgets=(Budget("0.10", "total"),)), store=store, ledger=ledger)
     reset_runtime(runtime)
     return runtime
@@ -47,6 +48,22 @@ def call(name: str, meanwhile: Callable[[], object] = lambda: None) -> None:
     with metered_call("flow", max_cost="0.01", idempotency_key=name) as one:
         meanwhile()
         one.record_cost("0.004")
+
+
+def call_by(runtime: Runtime, name: str) -> None:
+    reset_runtime(runtime)
+    call(name)
+
+
+class Away(SQLiteLedger):
+    """Does not say what it knows of stores, until it does."""
+
+    away = True
+
+    def audits(self, action: str | None = None) -> Iterable[AuditEvent]:
+        if self.away:
+            raise StoreError("the ledger does not answer")
+        return super().audits(action)
 
 
 def test_a_charge_that_waits_for_lost_accounts_does_not_stand_in_the_way(
@@ -143,6 +160,46 @@ def test_what_was_emptied_while_no_process_ran_is_not_taken_for_new(
     assert account_of(last.books.store) == (12_000_000, 0), "and knows the restored data again"
     known = [event.reason for event in last.books.ledger.audits("store")]
     assert len(set(known)) == len(known) == 2
+
+
+def test_a_ledger_that_was_away_at_the_start_is_asked_again_what_it_knows(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure of everything: Redis is back, and empty, before the ledger answers."""
+    monkeypatch.setattr(generations, "AGAIN_SECONDS", 0.0)
+    for number in range(9):
+        call_by(governed_by(server, tmp_path), f"before {number}")
+    server.cli("FLUSHALL")
+
+    ledger = Away(tmp_path / "ledger.sqlite3")
+    runtime = governed_by(server, tmp_path, ledger)
+    runtime.tidy()
+    call_by(runtime, "meanwhile")  # no call fails for a ledger that is away
+    ledger.away = False
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            call_by(runtime, "after")
+    with pytest.raises(StoreUnavailable):
+        call_by(governed_by(server, tmp_path), "of a process that began later")
+    rebuild(runtime)
+    assert account_of(runtime.books.store) == (40_000_000, 0)
+    call_by(runtime, "and on")
+    assert account_of(runtime.books.store) == (44_000_000, 0)
+
+
+def test_a_ledger_that_was_away_and_knows_the_same_changes_nothing(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "AGAIN_SECONDS", 0.0)
+    call_by(governed_by(server, tmp_path), "before")
+
+    ledger = Away(tmp_path / "ledger.sqlite3")
+    runtime = governed_by(server, tmp_path, ledger)
+    call_by(runtime, "meanwhile")
+    ledger.away = False
+    call_by(runtime, "after")
+    assert account_of(runtime.books.store) == (12_000_000, 0)
+    assert len(list(ledger.audits("store"))) == 1
 
 
 def test_another_database_of_the_server_is_another_store(server: RedisServer, tmp_path: Path) -> None:
