@@ -201,7 +201,7 @@ class Running:
     environment: dict[str, str]
 
     def healthy(self) -> bool:
-        done = subprocess.run(self.health, env=self.environment, capture_output=True, timeout=20, check=False)
+        done = subprocess.run(self.health, env=self.environment, capture_output=True, timeout=60, check=False)
         return done.returncode == 0
 
     def workers(self) -> list[int]:
@@ -216,7 +216,7 @@ def as_its_user(image: Image) -> dict[str, Any]:
     who: dict[str, Any] = {"user": user, "group": group, "extra_groups": []}
     python = image.root / "opt" / "genops" / "bin" / "python"
     try:
-        subprocess.run([python, "-c", ""], check=True, timeout=20, cwd="/", **who)
+        subprocess.run([python, "-c", ""], check=True, timeout=120, cwd="/", **who)
     except PermissionError:
         return {}
     return who

@@ -113,7 +113,7 @@ class StartNginx:
         user = "user root; " if os.geteuid() == 0 else ""
         words = ["-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
         checked = subprocess.run(
-            [nginx, *words, "-g", user, "-t"], capture_output=True, text=True, timeout=30, check=False
+            [nginx, *words, "-g", user, "-t"], capture_output=True, text=True, timeout=120, check=False
         )
         assert checked.returncode == 0, checked.stderr
         assert "[warn]" not in checked.stderr

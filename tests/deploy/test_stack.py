@@ -38,7 +38,7 @@ FLOWISE_KEY = "flowise-key-that-no-client-may-see"
 def secrets(tmp_path: Path) -> Path:
     """A folder of secrets as secrets.sh makes it."""
     shutil.copy(FOLDER / "secrets.sh", tmp_path / "secrets.sh")
-    subprocess.run(["sh", tmp_path / "secrets.sh"], check=True, timeout=20)
+    subprocess.run(["sh", tmp_path / "secrets.sh"], check=True, timeout=120)
     return tmp_path / "secrets"
 
 
@@ -113,7 +113,7 @@ def test_the_healthcheck_of_redis(redis: RedisServer, secrets: Path) -> None:
     def healthy() -> bool:
         command = text.replace("$$", "$").replace("/run/secrets", str(secrets))
         command = command.replace("redis-cli", f"redis-cli -p {redis.port}")
-        return subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=20).returncode == 0
+        return subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=60).returncode == 0
 
     assert healthy()
     (secrets / "redis_auth").chmod(0o600)
@@ -155,7 +155,7 @@ def test_the_healthcheck_of_flowise() -> None:
 
     def healthy(port: int) -> bool:
         command = [installed.node, *(word.replace(":3000/", f":{port}/") for word in words)]
-        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
     with FlowiseStandIn() as flowise:
         port = int(flowise.url.rpartition(":")[2])

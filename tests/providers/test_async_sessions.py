@@ -59,7 +59,7 @@ def fresh(code):
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         cwd=os.getcwd(),
     )

@@ -236,7 +236,12 @@ stream = adapter.predict_flow("graph", "[[long:30]] How many?", stream=True)
 next(stream)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, cwd=os.getcwd()
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=os.getcwd(),
     )
     assert (done.stdout.strip(), done.stderr) == ("abandoned True", "")
 

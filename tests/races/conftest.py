@@ -35,7 +35,7 @@ def run_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
             store, ledger = MemoryStore(remember=TOMBSTONE_SECONDS), MemoryLedger()
         elif request.param == "sqlite":
             file = tmp_path / f"{len(made)}.db"
-            store, ledger = SQLiteStore(file, clock="caller"), SQLiteLedger(file)
+            store, ledger = SQLiteStore(file, timeout=60, clock="caller"), SQLiteLedger(file)
         else:
             from genops_ctx.stores.redis import RedisStore
 

@@ -79,7 +79,7 @@ def test_fifty_cancelled_at_once_leave_nothing_reserved(server):
         async with AsyncFlowiseAdapter(server.url) as adapter:
             await adapter.get_chatflows()
             tasks = [
-                asyncio.create_task(call(adapter, "[[sleep:2]] Hello", max_cost="0.01")) for _ in range(50)
+                asyncio.create_task(call(adapter, "[[sleep:30]] Hello", max_cost="0.01")) for _ in range(50)
             ]
             for number, task in enumerate(tasks):
                 await asyncio.sleep(0.001 * (number % 3))
@@ -168,7 +168,7 @@ def test_tasks_and_threads_inherit_the_context(server, way):
                     # a loop of its own there: the adapter has a session for each
                     await asyncio.to_thread(asyncio.run, call(adapter))
                 elif way == "wait_for":
-                    await asyncio.wait_for(call(adapter), 5)
+                    await asyncio.wait_for(call(adapter), 60)
                 else:
                     await asyncio.shield(call(adapter))
                 return context
@@ -186,7 +186,7 @@ def test_a_task_that_outlives_its_block_counts_there_once(server):
         async with AsyncFlowiseAdapter(server.url) as adapter:
             with governance_context("outer", budget=1) as outer:
                 with governance_context("inner") as inner:
-                    task = asyncio.create_task(call(adapter))
+                    task = asyncio.create_task(call(adapter, "[[sleep:0.5]] Hello"))
                     await asyncio.sleep(0.02)
                 assert inner.calls == 0
             await task
@@ -232,7 +232,7 @@ asyncio.run(main())
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         cwd=os.getcwd(),
         env={**os.environ, "GENOPS_LEDGER": "memory://"},

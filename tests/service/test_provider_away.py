@@ -43,9 +43,14 @@ def chat(url: str, headers: dict[str, str], way: str = "direct") -> requests.Res
 
 
 def test_health_has_what_is_true_now_of_all_providers_while_one_hangs(
-    flowise: FlowiseStandIn, serve: Serve, client: NewClient, hung: dict[str, str]
+    flowise: FlowiseStandIn,
+    serve: Serve,
+    client: NewClient,
+    hung: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert providers.MODEL_SECONDS < health.SECONDS
+    monkeypatch.setattr(health, "SECONDS", 30.0)  # on a busy machine too
     options = ServiceSettings.of({"provider": [GONE, FIRST, STANDBY], "instance": [DEAD, hung]})
     url, headers = serve(flowise.url, options=options), client()
 
@@ -67,7 +72,7 @@ def test_a_chat_waits_a_moment_only_to_learn_what_a_provider_that_hangs_would_ta
     client: NewClient,
     hung: dict[str, str],
 ) -> None:
-    monkeypatch.setattr(providers.Provider.known, "__defaults__", (0.5,))
+    monkeypatch.setattr(providers.Provider.known, "__defaults__", (1.0,))
     options = ServiceSettings.of({"provider": [{**STANDBY, "priority": 0}, FIRST], "instance": [hung]})
     url, headers = serve(flowise.url, options=options), client(flows=("graph", "support"))
     begun = time.monotonic()
@@ -85,7 +90,7 @@ def test_one_that_was_away_since_the_worker_began_opens_its_breaker(
     way: str,
 ) -> None:
     """A flow that is named has to be looked up, and that was never done."""
-    monkeypatch.setattr(providers.Provider.known, "__defaults__", (0.3,))
+    monkeypatch.setattr(providers.Provider.known, "__defaults__", (1.0,))
     first = {**STANDBY, "priority": 0, "failure_threshold": 2}
     dead = {"name": "away", "flow": "support", "instance": "dead", "failure_threshold": 2}
     options = ServiceSettings.of(
