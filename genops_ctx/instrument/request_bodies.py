@@ -12,7 +12,7 @@ from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..providers.estimates import Texts
+from ..providers.estimates import Texts, uploaded_texts
 from ..providers.prediction import Asked
 from ..providers.prediction_story import has_audio
 
@@ -134,7 +134,7 @@ def asked_of(fields: dict[str, Any] | None, route: str) -> Asked:
     return Asked(
         body=body,
         question=question,
-        texts=Texts(question or "", tuple(_turns(body.get("history")))),
+        texts=Texts(question or "", tuple(_turns(body.get("history"))), uploaded_texts(uploads)),
         audio=has_audio(uploads),
         stream=_true(body.get("streaming")),
         route=route,

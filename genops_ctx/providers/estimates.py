@@ -13,7 +13,7 @@ from ..wire.flows import FlowDefinition
 from ..wire.readings import Gap
 from ..wire.shapes import strings_in
 
-__all__ = ["OUTPUT_TOKENS", "Texts", "estimated_usages", "forecast"]
+__all__ = ["OUTPUT_TOKENS", "Texts", "estimated_usages", "forecast", "uploaded_texts"]
 
 INSTRUCTION_TOKENS = 2_000
 """More than Flowise's own chains put around a question."""
@@ -25,6 +25,10 @@ OUTPUT_TOKENS = 1024
 _NO_TEXTS = frozenset({"sessionId", "analytics"})
 """Parts of an ``overrideConfig`` that no model reads."""
 
+SAMPLES = 10
+SAMPLE_LENGTH = 20_000
+"""Characters of each part of a long text that is counted for the whole."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Texts:
@@ -32,10 +36,13 @@ class Texts:
 
     question: str = ""
     history: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """see :func:`uploaded_texts`"""
 
     def read(self, flow: FlowDefinition | None) -> tuple[str, ...]:
-        """Question, history and the flow's own prompts."""
-        return (self.question, *self.history, *(flow.prompt_texts if flow is not None else ()))
+        """Question, history, uploaded texts and the flow's own prompts."""
+        files = self.files if flow is None or flow.reads_uploads else ()
+        return (self.question, *self.history, *files, *(flow.prompt_texts if flow is not None else ()))
 
     def overridden(self, flow: FlowDefinition | None, override: Mapping[str, object]) -> Texts:
         """With what an ``overrideConfig`` may put into prompts; most flows ignore it."""
@@ -46,7 +53,36 @@ class Texts:
 
     def input_tokens(self, model: str, flow: FlowDefinition | None) -> int:
         """Their tokens, by the model's probable tokenizer."""
-        return sum(estimate_tokens(text, model) for text in self.read(flow) if text)
+        return sum(_tokens(text, model) for text in self.read(flow) if text)
+
+
+def _tokens(text: str, model: str) -> int:
+    """Of a long text, by samples spread over it: the work for one call is bounded, whatever comes."""
+    if len(text) <= SAMPLES * SAMPLE_LENGTH:
+        return estimate_tokens(text, model)
+    step = (len(text) - SAMPLE_LENGTH) // (SAMPLES - 1)
+    counted = sum(
+        estimate_tokens(text[at * step : at * step + SAMPLE_LENGTH], model) for at in range(SAMPLES)
+    )
+    return -(-counted * len(text) // (SAMPLES * SAMPLE_LENGTH))
+
+
+def uploaded_texts(uploads: object) -> tuple[str, ...]:
+    """The texts of a prediction's ``uploads`` that Flowise puts before the question.
+
+    Those of type ``file:full``, as they are given: Flowise 3.1.4 unpacks nothing of them. Files of other
+    types, and those of forms, go into storage, to a vision model or a document loader.
+    """
+    if not isinstance(uploads, list | tuple):
+        return ()
+    return tuple(
+        f"<doc name='{upload.get('name')}'>{data}</doc>"
+        for upload in uploads
+        if isinstance(upload, Mapping)
+        and upload.get("type") == "file:full"
+        and isinstance(data := upload.get("data"), str)
+        and data
+    )
 
 
 def forecast(

@@ -32,7 +32,7 @@ from .answers import Finish, FlowiseAnswer
 from .client import FlowiseClient, check_metering, one_of
 from .deadline import Exchange
 from .errors import FlowiseError, FlowiseNotFoundError, problem_error
-from .estimates import Texts, forecast
+from .estimates import Texts, forecast, uploaded_texts
 from .flow_models import models_of
 from .flows import Flow
 from .highest_cost import all_of_it
@@ -130,7 +130,11 @@ class PredictingClient(FlowiseClient):
         asked = Asked(
             body=body,
             question=question,
-            texts=Texts(question or "", tuple(turn["content"] for turn in body.get("history", ()))),
+            texts=Texts(
+                question or "",
+                tuple(turn["content"] for turn in body.get("history", ())),
+                uploaded_texts(uploads),
+            ),
             audio=has_audio(uploads),
             stream=stream,
             route=route,

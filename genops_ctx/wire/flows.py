@@ -75,6 +75,8 @@ class FlowDefinition:
     """labels of human-input nodes whose question a model writes"""
     single_call: bool = False
     """each prediction makes exactly one model call, so one that is refused has billed nothing"""
+    reads_uploads: bool = True
+    """texts uploaded in full come before the question; not in a chain whose prompt has values of its own"""
     override_enabled: bool = False
     settables: tuple[Settable, ...] = ()
     """inputs that take a system message, a temperature or an output limit for one call"""
@@ -192,6 +194,7 @@ def parse_flow(raw: Mapping[str, Any]) -> FlowDefinition:
         summary_memory_nodes=tuple(summarising),
         dynamic_human_input_nodes=tuple(dynamic),
         single_call=_single_call(nodes, models, summarising),
+        reads_uploads=_reads_uploads(nodes),
         override_enabled=_override_enabled(flow),
         settables=settables_of(nodes, used, flow.get("apiConfig")),
         exporters=_exporters(flow),
@@ -316,6 +319,15 @@ def _single_call(nodes: list[dict[str, Any]], models: list[ModelNode], summarisi
         return not _REPEATING.intersection(names)
     callers = [node for node in nodes if text_of(node.get("category")) not in _PASSIVE_CATEGORIES]
     return [text_of(node.get("name")) in _SINGLE_CHAINS for node in callers] == [True]
+
+
+def _reads_uploads(nodes: list[dict[str, Any]]) -> bool:
+    """Flowise puts them into an LLM chain's input, which one with values for its prompt does not read."""
+    if not any(text_of(node.get("name")) == "llmChain" for node in nodes):
+        return True
+    values = [text_of(object_of(node.get("inputs")).get("promptValues")) for node in nodes]
+    filled = [value for value in values if value.strip() not in ("", "{}")]
+    return not filled or any("file_attachment" in value for value in filled)
 
 
 def _follow_up(flow: Mapping[str, Any]) -> tuple[bool, ModelNode | None]:
