@@ -184,6 +184,7 @@ class SharedCorrections(Corrections):
             self._forget_at = now + FORGET_SECONDS
             self.log.forget(now - KEPT_SECONDS, KEPT_ENTRIES)
         if not self._sent:
+            self._last = None  # nothing of what comes meanwhile is for this process
             return
         if self._last is None:
             self._last = max(0, self.log.newest() - OVERLAP)

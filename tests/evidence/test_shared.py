@@ -23,6 +23,7 @@ from genops_ctx.core.errors import StoreError
 from genops_ctx.core.evidence import Evidence, ModelCall, Shown
 from genops_ctx.core.outcomes import Outcome
 from genops_ctx.core.records import Charge, CostSource, Exactness, Usage
+from genops_ctx.evidence import shared
 from genops_ctx.evidence.shared import SharedCorrections
 from genops_ctx.ledger import open_ledger
 from genops_ctx.runtime import Runtime, reset_runtime
@@ -259,6 +260,34 @@ def test_a_context_learns_what_another_process_corrected(start: Start) -> None:
     assert context.pending == ()
     assert (context.total_cost, context.inexact_cost) == (Decimal("0.00000007"), 0)
     assert context.wait(0)
+
+
+def test_a_process_that_was_idle_learns_of_its_next_correction_at_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was corrected of others' calls meanwhile: it is not read through first."""
+    monkeypatch.setattr(shared, "FOLLOW_SECONDS", 300.0)  # only this thread looks
+    one, other = start(), start()
+    with governance_context("before") as before:
+        first = one.send()
+        one.answer(first)
+    other.corrections.take(Shown(proof(7, "langfuse:t"), first.admitted.hold))
+    other.collect()
+    one.corrections.tidy()
+    one.corrections.tidy()
+    assert before.pending == ()
+    of_others = [("corrected", f'["other {number}#1", true]') for number in range(9_000)]
+    for begin_at in range(0, 9_000, 1_000):
+        other.corrections.log.add(one.runtime.clock(), of_others[begin_at : begin_at + 1_000])
+    with governance_context("after") as after:
+        second = one.send()
+        one.answer(second)
+    one.corrections.tidy()  # not corrected yet
+    other.corrections.take(Shown(proof(8, "langfuse:u"), second.admitted.hold))
+    other.collect()
+    one.corrections.tidy()
+    assert after.total_cost == Decimal("0.00000008")
+    assert after.pending == ()
 
 
 def test_waiting_for_what_another_process_corrects(start: Start) -> None:
