@@ -77,13 +77,13 @@ async def passed(opened: Streaming, earlier: list[Charge], *, usage: bool) -> As
     end = b"\n\n"
     try:
         async for chunk in reply.content.iter_any():
-            meter.feed(chunk)
+            meter.feed_coded(chunk)
             end = (end + chunk)[-2:]
             await meter.attempt.booked()
             yield chunk
         meter.end()
         await meter.attempt.booked()
-        if usage:
+        if usage and "content-encoding" not in reply.headers:
             charges = [*earlier, *filter(None, [meter.attempt.charge])]
             event = {"event": "usage", "data": usage_of(charges)}
             yield _ended(end) + f"message:\ndata:{json.dumps(event)}\n\n".encode()

@@ -159,7 +159,7 @@ class Relay:
             if reply is not None:
                 reply.close()
             raise
-        meter.feed(content)
+        meter.feed_coded(content)  # whatever stands between may have packed it, though nobody asked
         error = meter.problem()
         meter.end(error)
         self._note(meter)
@@ -224,6 +224,8 @@ class Relay:
 
     def _kept(self, answer: object) -> Found | None:
         if not isinstance(answer, Answer) or answer.status != 200 or not self.charges:
+            return None
+        if answer.headers.get("content-encoding", "identity") != "identity":
             return None
         charge = self.charges[-1]
         if any(flag.startswith("degraded_from:") for flag in charge.flags):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -397,6 +398,24 @@ def test_a_flowise_that_is_not_there_costs_nothing(serve: Serve, client: NewClie
     answer = predict(serve("http://127.0.0.1:1"), FLOW, client())
     assert answer.status_code == 502
     assert charges() == []
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_answer_that_was_packed_on_its_way_is_read_and_passed_on(
+    serve: Serve, flowise: FlowiseStandIn, client: NewClient, charges: Charges, streaming: bool
+) -> None:
+    asked = {"question": "hi", "streaming": streaming}
+    url = f"{flowise.url}/api/v1/prediction/{flowise.flow_id('graph')}"
+    plain = requests.post(url, json=asked, timeout=20)
+    call = flowise.model.calls[-1]
+    packed = whole(gzip.compress(plain.content), "Content-Encoding: gzip", kind=plain.headers["Content-Type"])
+    with RawServer(lambda got: [packed]) as proxy:
+        options = ServiceSettings.of({"cache": {"flows": ["*"]}})
+        answer = predict(serve(proxy.url, options=options), FLOW, client(), streaming=streaming)
+    assert (answer.status_code, answer.content) == (200, plain.content)
+    (charge,) = charges()
+    assert (charge.outcome, charge.exactness) == ("completed", "exact")
+    assert charge.nanos == 150 * call.input_tokens + 600 * call.output_tokens
 
 
 @pytest.mark.parametrize("metering", ["auto", "langfuse"])
