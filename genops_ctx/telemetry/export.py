@@ -65,7 +65,8 @@ def export_spans(environ: Mapping[str, str] | None = None) -> Callable[[], None]
 def _wanted(env: Mapping[str, str]) -> bool:
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    if env.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() not in ("", "otlp"):
+    listed = env.get("OTEL_TRACES_EXPORTER", "").lower().split(",")
+    if not {"", "otlp"} & {name.strip() for name in listed}:
         return False
     names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     return any(env.get(name, "").strip() for name in names)

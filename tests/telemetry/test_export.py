@@ -28,6 +28,20 @@ def test_nothing_is_sent_unless_it_is_asked_for(environment: dict[str, str]) -> 
     assert export_spans(environment) is None
 
 
+@pytest.mark.parametrize("listed", ["otlp", "console,otlp", " OTLP , none", ""])
+def test_it_may_be_one_of_several_exporters(listed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is a list, by OpenTelemetry's specification; the others are not ours to make."""
+    from opentelemetry import trace
+
+    made: list[trace.TracerProvider] = []
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    monkeypatch.setattr(trace, "set_tracer_provider", made.append)
+    end = export_spans({**ENDPOINT, "OTEL_TRACES_EXPORTER": listed})
+    assert end is not None
+    assert len(made) == 1
+    end()
+
+
 def test_a_missing_exporter_is_a_warning_that_names_its_package(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
