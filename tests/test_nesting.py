@@ -36,6 +36,7 @@ from genops_ctx.core.current import around
 from genops_ctx.core.errors import AlreadyCompleted
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
 from genops_ctx.runtime import get_runtime
+from genops_ctx.stores.sqlite import SQLiteStore
 from genops_ctx.testing import Flow, FlowiseStandIn, capture
 
 from .providers.bills import nanos_of
@@ -228,6 +229,7 @@ def one_cent(request, tmp_path, monkeypatch):
         with governance_context("test", budget="0.01") as context:
             yield lambda: (context.total_cost, context.reserved)
         return
+    monkeypatch.setitem(SQLiteStore.__init__.__kwdefaults__, "timeout", 60.0)  # on a busy machine too
     store = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/store.db"}.get(request.param)
     if store is None:
         from genops_ctx.stores.redis import RedisStore
