@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from .core.errors import StoreError
 from .core.process import process_id
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ AT_ONCE = 100
 """charges in one transaction"""
 ONE_BY_ONE_SECONDS = 1.0
 """How long charges that cannot be written together are tried one by one, while none of them can be."""
+
+
+_BROKEN_OFF = StoreError("it was interrupted while it was written")
 
 
 class _Waiter(NamedTuple):
@@ -103,18 +107,26 @@ class GroupCommit:
         self._hand_off.later(self._write_all)
 
     def _write_all(self) -> None:
-        while batch := self._next():
-            bookings = [entry.booking for entry in batch]
-            outcomes: Sequence[object] = [None] * len(batch)
-            try:
-                outcomes = self._write(bookings)
-                ends = list(zip(bookings, outcomes, strict=True))
-                failed = [booking for booking, outcome in ends if isinstance(outcome, Exception)]
-                if failed:
-                    self._unwritten.keep(failed)
-            finally:
-                self._end(batch, outcomes)
-            self._hand_off.later(partial(self._then, ends))
+        try:
+            while batch := self._next():
+                self._write_batch(batch)
+        except BaseException:
+            with self._lock:
+                self._writing = False  # else nobody would ever write again
+            raise
+
+    def _write_batch(self, batch: Sequence[_Entry]) -> None:
+        bookings = [entry.booking for entry in batch]
+        outcomes: Sequence[object] = [_BROKEN_OFF] * len(batch)
+        try:
+            outcomes = self._write(bookings)
+        finally:
+            ends = list(zip(bookings, outcomes, strict=True))
+            failed = [booking for booking, outcome in ends if isinstance(outcome, Exception)]
+            if failed:
+                self._unwritten.keep(failed)
+            self._end(batch, outcomes)
+        self._hand_off.later(partial(self._then, ends))
 
     def _next(self) -> list[_Entry]:
         with self._lock:

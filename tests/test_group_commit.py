@@ -150,6 +150,23 @@ def test_one_that_cannot_be_booked_takes_none_along(books: Books, ledger: Server
     assert spilled() == []
 
 
+def test_a_writing_that_is_interrupted_loses_none_and_keeps_nobody_from_writing(
+    books: Books, ledger: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(charges: Sequence[tuple[Charge, bool]]) -> list[bool]:
+        ledger.batches.append(["interrupted"])
+        raise SystemExit
+
+    with monkeypatch.context() as until_then:
+        until_then.setattr(ledger, "append_all", interrupted)
+        asyncio.run(call(books, "first"))
+        assert ledger.booked == set()
+    asyncio.run(call(books, "second"))
+    assert "second" in ledger.booked
+    books.catch_up(time.time())
+    eventually(lambda: ledger.booked == {"first", "second"})
+
+
 def test_a_silent_ledger_holds_a_call_up_for_a_moment_and_loses_nothing(books: Books, ledger: Server) -> None:
     ledger.answers.clear()
 

@@ -251,7 +251,7 @@ def test_locks_that_the_parents_threads_held_are_free_in_the_child(shared):
     from genops_ctx import attempt, runtime
 
     context = governance_context("parent").open()
-    held = [context._lock, attempt._finishing, runtime._lock, get_runtime()._costs_lock]
+    held = [context._lock, attempt._finishing, runtime._lock, get_runtime().costs._lock]
     entered, over = threading.Event(), threading.Event()
 
     def hold():
