@@ -23,6 +23,7 @@ __all__ = [
     "Send",
     "answer",
     "body_of",
+    "hanging_up",
     "header",
     "is_ours",
 ]
@@ -106,6 +107,23 @@ async def answer(send: Send, status: int, content: object = None, kind: bytes = 
         headers.append((b"www-authenticate", b"Basic"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def hanging_up(scope: Scope, send: Send) -> Send:
+    """``send``, whose answers say that the connection ends with them.
+
+    An exporter in a busy Node sends into a connection that was closed for being unused, and drops what it
+    sent there without a word.
+    """
+    if not scope.get("http_version", "1.1").startswith("1"):
+        return send  # the later ones have no such header, and say by other means what was not taken
+
+    async def send_last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_last
 
 
 def header(headers: Headers, name: bytes) -> bytes:

@@ -44,17 +44,19 @@ class OtlpReceiver:
         kind = header(scope["headers"], b"content-type").partition(b";")[0].strip().lower()
         try:
             body = await body_of(scope, receive)
-            spans = await asyncio.to_thread(_parsed, body, kind)
+            await asyncio.to_thread(self._take, body, kind)
         except BadBody as bad:
             await answer(send, bad.status, {"message": bad.why})
             return
-        await asyncio.to_thread(self._sink.otlp, spans)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
         if kind == PROTOBUF:
             await answer(send, 200, b"", PROTOBUF)
         else:
             await answer(send, 200, {})
+
+    def _take(self, body: bytes, kind: bytes) -> None:
+        self._sink.otlp(_parsed(body, kind))
 
     async def _look(self) -> None:
         """Tell of runs once they are over, as long as there are any."""

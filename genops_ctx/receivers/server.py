@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..core.errors import ConfigurationError
 from ..environment import variable
 from ..runtime import Runtime, get_runtime
-from .exchange import answer
+from .exchange import answer, hanging_up
 from .langfuse import LangfuseReceiver
 from .otlp import OtlpReceiver
 
@@ -72,7 +72,7 @@ class ReceiverApp:
         path: str = scope["path"].removeprefix(root)
         for prefix, app in self._own.items():
             if path == prefix or path.startswith(prefix + "/"):
-                await app({**scope, "path": path}, receive, send)
+                await app({**scope, "path": path}, receive, hanging_up(scope, send))
                 return
         for prefix, app in self._mounted.items():
             if path == prefix or path.startswith(prefix + "/"):

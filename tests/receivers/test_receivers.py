@@ -37,6 +37,13 @@ def test_it_listens_on_loopback_unless_told(receivers: Receivers) -> None:
     assert KEY not in repr(receivers)
 
 
+@pytest.mark.parametrize("path", [INGESTION, "/v1/traces", "/api/public/else"])
+def test_a_connection_ends_with_its_answer(receivers: Receivers, path: str) -> None:
+    """One that is closed later, for being unused, is closed while a busy exporter sends into it."""
+    assert post(receivers, path=path).headers["connection"] == "close"
+    assert post(receivers, path=path, auth=("pk", "wrong")).headers["connection"] == "close"
+
+
 def test_each_event_is_answered(receivers: Receivers) -> None:
     answer = post(receivers, {"batch": [{"id": "a", "type": "x", "body": {}}, {"id": 7}, 3]})
     assert answer.status_code == 207
