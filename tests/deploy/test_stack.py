@@ -24,6 +24,7 @@ from genops_ctx.stores import open_store
 from genops_ctx.stores.redis import RedisStore
 from genops_ctx.testing import Flow, FlowiseStandIn
 from tests.ledger.postgres_server import PostgresServer
+from tests.service.conftest import patient_stores as patient_stores
 from tests.service.served import Served
 from tests.stores.redis_server import RedisServer
 
@@ -218,7 +219,7 @@ def test_the_stack(tmp_path: Path, secrets: Path, redis: RedisServer, postgres: 
             # docs/deployment.md: at most twelve connections of a worker.
             assert row is not None
             assert 4 <= row[0] <= 4 * 12
-            assert requests.get(f"{service.url}/health", timeout=10).json()["status"] == "healthy"
+            assert requests.get(f"{service.url}/health", timeout=60).json()["status"] == "healthy"
             redis.kill()
             redis.start()
             deadline = time.monotonic() + 90

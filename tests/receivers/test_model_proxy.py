@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +31,7 @@ HEADERS = {
     "x-fw-flow": "f-1",
     "Authorization": "Bearer sk-the-provider's",
 }
+JSON = {"Content-Type": "application/json"}
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "two plus three"}]}
 
 
@@ -41,10 +44,10 @@ class Running:
     def post(self, path: str, body: object = None, **headers: str) -> requests.Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {**HEADERS, "Content-Type": "application/json", **headers}
-        return requests.post(f"{self.url}{path}", data=data, headers=sent, timeout=10)
+        return requests.post(f"{self.url}{path}", data=data, headers=sent, timeout=60)
 
     def wait(self) -> ProxiedCall:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not self.told and time.monotonic() < deadline:
             time.sleep(0.01)
         (call,) = self.told
@@ -135,7 +138,7 @@ def test_it_is_told_before_the_caller_has_the_whole_answer(model: ModelStub) -> 
                 f"{url}/openai/chat/completions",
                 json={**ASKED, "stream": stream},
                 headers=HEADERS,
-                timeout=10,
+                timeout=60,
             )
             _ = response.content
             assert len(told) == number + 1
@@ -149,7 +152,7 @@ def test_variables_that_flowise_left_as_they_were_are_no_ids(running: Running) -
 
 
 def test_what_is_no_model_call_passes_untold(running: Running) -> None:
-    answer = requests.get(f"{running.url}/openai/models", headers=HEADERS, timeout=10)
+    answer = requests.get(f"{running.url}/openai/models", headers=HEADERS, timeout=60)
     assert answer.json()["object"] == "list"
     assert running.told == []
 
@@ -159,7 +162,7 @@ def test_a_listener_that_fails_harms_no_answer(model: ModelStub, caplog: pytest.
         raise RuntimeError("a question")
 
     with served(ModelProxy({"openai": f"{model.url}/v1"}, key=KEY, tell=tell)) as url:
-        answer = requests.post(f"{url}/openai/chat/completions", json=ASKED, headers=HEADERS, timeout=10)
+        answer = requests.post(f"{url}/openai/chat/completions", json=ASKED, headers=HEADERS, timeout=60)
     assert answer.status_code == 200
     assert "could not be metered (RuntimeError)" in caplog.text
     assert "question" not in caplog.text
@@ -201,34 +204,38 @@ def test_every_byte_of_a_stream_passes_as_it_comes() -> None:
 
 
 def test_a_stream_is_not_held_back() -> None:
-    """Each event is there before the next one is sent."""
+    """The first event is there before the next one is sent."""
+    read = threading.Event()
     words = [b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % number for number in range(5)]
 
+    def frames() -> Iterator[bytes]:
+        yield words[0]
+        if read.wait(60):
+            yield from words[1:]
+
     def upstream(request: Request) -> Reply:
-        return Reply(content_type="text/event-stream", frames=words, interval=0.15)
+        return Reply(content_type="text/event-stream", frames=frames())
 
     with Loopback(upstream) as server, before(server.url) as proxy:
-        began = time.monotonic()
         answer = requests.post(
             f"{proxy.url}/openai/chat/completions",
             json={**ASKED, "stream": True},
             headers=HEADERS,
             stream=True,
-            timeout=10,
+            timeout=60,
         )
         coming = answer.iter_content(None)
         first = next(coming)
-        early = time.monotonic() - began
+        read.set()
         rest = b"".join(coming)
-        whole = time.monotonic() - began
+    assert first == words[0]
     assert first + rest == b"".join(words)
-    assert early < whole - 0.3
 
 
 def test_errors_pass_unchanged_and_tell_nothing(running: Running, model: ModelStub) -> None:
     asked = {**ASKED, "messages": [{"role": "user", "content": "[[fail:429]] x"}]}
     through = running.post("/openai/chat/completions", asked)
-    direct = requests.post(f"{model.url}/v1/chat/completions", json=asked, timeout=10)
+    direct = requests.post(f"{model.url}/v1/chat/completions", json=asked, timeout=60)
     assert (through.status_code, through.content) == (429, direct.content)
     assert running.told == []
 
@@ -366,7 +373,7 @@ def test_callers_need_the_key(running: Running, model: ModelStub, key: str) -> N
 def test_it_is_no_open_proxy(running: Running, model: ModelStub, path: str) -> None:
     """Written by hand, since clients tidy paths up before they send them."""
     host, port = running.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             f"GET {path} HTTP/1.1\r\nHost: x\r\n{KEY_HEADER}: {KEY}\r\nConnection: close\r\n\r\n".encode()
         )
@@ -386,7 +393,7 @@ def test_redirects_are_not_followed() -> None:
             f"{proxy.url}/openai/chat/completions",
             json=ASKED,
             headers=HEADERS,
-            timeout=10,
+            timeout=60,
             allow_redirects=False,
         )
     assert response.status_code == 307
@@ -415,7 +422,7 @@ def test_an_upstream_that_cannot_be_reached() -> None:
 
 def test_an_upstream_that_does_not_answer_in_time(model: ModelStub) -> None:
     asked = {**ASKED, "messages": [{"role": "user", "content": "[[sleep:5]] x"}]}
-    with before(model.url, timeout=0.3) as proxy:
+    with before(model.url, timeout=1.5) as proxy:
         answer = proxy.post("/openai/chat/completions", asked)
         assert answer.status_code == 504
         assert proxy.wait().usage is None  # it may be billed all the same
@@ -424,8 +431,10 @@ def test_an_upstream_that_does_not_answer_in_time(model: ModelStub) -> None:
 def test_a_caller_who_leaves_before_the_answer_may_be_billed(model: ModelStub) -> None:
     asked = {**ASKED, "messages": [{"role": "user", "content": "[[sleep:3]] x"}]}
     with before(model.url) as proxy:
-        with pytest.raises(requests.exceptions.ReadTimeout):
-            requests.post(f"{proxy.url}/openai/chat/completions", json=asked, headers=HEADERS, timeout=0.4)
+        line = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60)
+        line.request("POST", "/openai/chat/completions", json.dumps(asked), {**HEADERS, **JSON})
+        model.wait_for(1, 60)
+        line.close()
         assert proxy.wait().usage is None
 
 
@@ -451,9 +460,10 @@ def test_a_stream_that_breaks_off_is_seen_to_break_off() -> None:
 
 def test_a_caller_who_leaves_is_left_by_the_proxy_too() -> None:
     gone = []
+    lengths = iter([20_000, 3])
 
     def frames() -> Iterator[bytes]:
-        for number in range(200):
+        for number in range(next(lengths)):
             yield b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % number
         gone.append("ended")
 
@@ -466,11 +476,11 @@ def test_a_caller_who_leaves_is_left_by_the_proxy_too() -> None:
             json={**ASKED, "stream": True},
             headers=HEADERS,
             stream=True,
-            timeout=10,
+            timeout=60,
         )
         next(response.iter_content(10))
         response.close()
-        call = proxy.wait()  # long before the two seconds that the whole stream takes
+        call = proxy.wait()  # long before the minutes that the whole stream takes
         assert gone == []
         assert call.usage is None
         assert proxy.post("/openai/chat/completions", ASKED).status_code == 200
@@ -494,7 +504,7 @@ def test_a_slow_reader_slows_the_upstream_down() -> None:
             json={**ASKED, "stream": True},
             headers=HEADERS,
             stream=True,
-            timeout=10,
+            timeout=60,
         )
         time.sleep(0.7)
         waiting = len(sent)

@@ -29,7 +29,7 @@ def receivers() -> Iterator[Receivers]:
 def post(receivers: Receivers, body: Any = b"{}", path: str = INGESTION, **options: Any) -> requests.Response:
     options.setdefault("auth", ("pk-anything", KEY))
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return requests.post(receivers.url + path, data=content, timeout=10, **options)
+    return requests.post(receivers.url + path, data=content, timeout=60, **options)
 
 
 def test_it_listens_on_loopback_unless_told(receivers: Receivers) -> None:
@@ -121,7 +121,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     credentials = base64.b64encode(f"pk:{KEY}".encode()).decode()
     lines = [f"POST {INGESTION} HTTP/1.1", "Host: x", f"Authorization: Basic {credentials}"]
     head = "\r\n".join([*lines, "Content-Length: 100", "", "{"])
-    with socket.create_connection(("127.0.0.1", receivers.port), timeout=10) as slow:
+    with socket.create_connection(("127.0.0.1", receivers.port), timeout=60) as slow:
         slow.sendall(head.encode())
         assert b" 408 " in slow.recv(100)
 
@@ -181,7 +181,7 @@ def test_other_applications_are_mounted_beside() -> None:
         await exchange.answer(send, 200, [scope["root_path"], scope["path"]])
 
     with Receivers(key=KEY, apps={"/proxy": app}) as receivers:
-        answer = requests.get(f"{receivers.url}/proxy/openai/x", timeout=10)
+        answer = requests.get(f"{receivers.url}/proxy/openai/x", timeout=60)
         assert answer.json() == ["/proxy", "/proxy/openai/x"]
     with pytest.raises(ConfigurationError, match="mounted at a path"):
         ReceiverApp(KEY, apps={"proxy/": app})

@@ -127,8 +127,10 @@ class Tab:
     """method, path and status of each request to another origin; 0 for one that failed"""
     heard: list[str] = field(default_factory=list)
     """addresses and headers of all requests and answers, and the answers' bodies"""
+    questions: int = 0
 
     def ask(self, question: str) -> None:
+        self.questions += 1
         box = self.page.get_by_placeholder("Type your question")
         box.fill(question)
         box.press("Enter")
@@ -137,14 +139,15 @@ class Tab:
         """What the chat shows from the bot, oldest first."""
         return [text.strip() for text in self.page.locator(".chatbot-host-bubble").all_inner_texts()]
 
-    def answer(self, number: int, *, seconds: float = 60.0) -> str:
-        """The bot's message of that number; the welcome is number 0."""
+    def answer(self, number: int, *, seconds: float = 120.0) -> str:
+        """The bot's message of that number, once it is whole; the welcome is number 0."""
         deadline = time.monotonic() + seconds
         text = ""
         while time.monotonic() < deadline:
+            ended = sum(f"{how} {path}".startswith("POST prediction/") for how, path, _ in self.asked)
             shown = self.answers()
             before, text = text, shown[number] if len(shown) > number else ""
-            if text and text == before:
+            if text and text == before and ended >= self.questions:
                 return text
             self.page.wait_for_timeout(200)
         raise AssertionError(f"no message {number}: {self.answers()}, console {self.console}, {self.asked}")
@@ -169,6 +172,7 @@ def browsing(program: str) -> Iterator[Any]:
 def tab_on(browser: Any, address: str, *, ready: str = "textarea") -> Iterator[Tab]:
     """A visitor with no history opens the page, and waits for what the selector ``ready`` finds."""
     context = browser.new_context(viewport={"width": 900, "height": 700})
+    context.set_default_timeout(120_000)
     page = context.new_page()
     tab = Tab(page)
     page.on("console", lambda said: said.type in ("error", "warning") and tab.console.append(said.text))
@@ -191,7 +195,7 @@ def tab_on(browser: Any, address: str, *, ready: str = "textarea") -> Iterator[T
     page.on("requestfailed", lambda request: ended(request, True))
     try:
         page.goto(address)
-        page.locator(ready).first.wait_for(timeout=15_000)
+        page.locator(ready).first.wait_for()
         page.wait_for_load_state("networkidle")  # only then it knows whether the flow streams
         yield tab
     finally:

@@ -16,7 +16,19 @@ from genops_ctx.service.keys import ClientKey, new_key
 from genops_ctx.settings import Settings
 from genops_ctx.testing import Flow, FlowiseStandIn
 
+from .patient_serve import BOUNDS, PATIENCE
+
 FLOWISE_KEY = "flowise-key-that-no-client-may-see"
+
+
+@pytest.fixture(autouse=True, scope="package")
+def patient_stores() -> Iterator[None]:
+    """What a test looks up in a real store itself may take as long as a busy machine takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for made, names in BOUNDS.items():
+            for name in names:
+                patch.setitem(made.__init__.__kwdefaults__, name, PATIENCE)
+        yield
 
 
 class InThread:
@@ -44,7 +56,7 @@ class InThread:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -83,10 +95,12 @@ Serve = Callable[..., str]
 
 
 @pytest.fixture
-def serve(keys: MemoryKeys) -> Iterator[Serve]:
+def serve(keys: MemoryKeys, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Serves one Flowise with a runtime of its own; the address."""
-    from genops_ctx.service import create_app
+    from genops_ctx.service import create_app, health, metrics
 
+    for module in (health, metrics):
+        monkeypatch.setattr(module, "SECONDS", PATIENCE)
     with ExitStack() as stack:
 
         def start(

@@ -86,9 +86,9 @@ def _recorded() -> tuple[str, dict[str, bytes], list[bytes]]:
     with FlowiseStandIn([Flow("graph", "agentflow")]) as flowise:
         flow = flowise.flow_id("graph")
         url = f"{flowise.url}/api/v1/prediction/{flow}"
-        whole = requests.post(url, json={"question": "hi"}, timeout=10)
-        stream = requests.post(url, json={"question": "hi", "streaming": True}, timeout=10)
-        definition = requests.get(f"{flowise.url}/api/v1/chatflows/{flow}", timeout=10)
+        whole = requests.post(url, json={"question": "hi"}, timeout=60)
+        stream = requests.post(url, json={"question": "hi", "streaming": True}, timeout=60)
+        definition = requests.get(f"{flowise.url}/api/v1/chatflows/{flow}", timeout=60)
     events = [part + b"\n\n" for part in stream.content.split(b"\n\n") if part]
     json_kind = b"application/json; charset=utf-8"
     answers = {
@@ -137,7 +137,7 @@ class ReplayedFlowise:
 
     def held(self) -> int:
         """How many idle streams are open."""
-        return int(requests.get(f"{self.url}/_held", timeout=10).text)
+        return int(requests.get(f"{self.url}/_held", timeout=60).text)
 
     def let_go(self) -> None:
         """Have every idle stream get its events and end."""

@@ -14,14 +14,27 @@ from pathlib import Path
 
 from tests.stores.redis_server import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class Served:
-    """``with Served(folder, flowise_url, workers=4) as service:``; it listens on 127.0.0.1 only."""
+    """``with Served(folder, flowise_url, workers=4) as service:``; it listens on 127.0.0.1 only.
+
+    ``patient``: it waits for its stores as long as a busy machine takes.
+    """
 
     def __init__(
-        self, folder: Path, flowise: str, *, workers: int = 1, settings: str = "", **environment: str
+        self,
+        folder: Path,
+        flowise: str,
+        *,
+        workers: int = 1,
+        settings: str = "",
+        patient: bool = True,
+        **environment: str,
     ) -> None:
         self.folder = folder
+        self.module = "tests.service.patient_serve" if patient else "genops_ctx"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.workers = workers
@@ -32,6 +45,7 @@ class Served:
                 for name, value in os.environ.items()
                 if not name.startswith(("GENOPS_", "FLOWISE"))
             },
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "FLOWISE_BASE_URL": flowise,
             "GENOPS_CONFIG": str(folder / "genops.toml"),
             "GENOPS_STORE": f"sqlite:///{folder}/costs.sqlite3",
@@ -48,7 +62,7 @@ class Served:
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "genops_ctx", "serve", "--port", str(self.port)),
+                    *(sys.executable, "-m", self.module, "serve", "--port", str(self.port)),
                     *("--workers", str(self.workers)),
                 ],
                 cwd=self.folder,

@@ -64,10 +64,12 @@ def shared_servers(
     latency: float = 0.0,
     redis_options: tuple[str, ...] = (),
     earlier: int = 0,
+    patient: bool = True,
 ) -> Iterator[Shared]:
     """All of them, running, with four workers; what is served is stopped at the end at the latest.
 
-    Of ``earlier`` calls of the flow there are charges in the ledger.
+    Of ``earlier`` calls of the flow there are charges in the ledger. ``patient`` is as for
+    :class:`~tests.service.served.Served`.
     """
     (folder / "redis").mkdir()
     flows = [Flow("graph", "agentflow", (ModelNode(max_tokens=20),))]
@@ -83,6 +85,7 @@ def shared_servers(
             flowise.url,
             workers=4,
             settings=settings,
+            patient=patient,
             FLOWISE_API_KEY=FLOWISE_KEY,
             GENOPS_STORE=redis.url,
             GENOPS_LEDGER=ledger_url,

@@ -58,13 +58,13 @@ Ask = Callable[..., requests.Response]
 def ask() -> Ask:
     def post(url: str, headers: dict[str, str], way: str = "direct", **body: Any) -> requests.Response:
         body = {"message": "What is Python?", **body}
-        return requests.post(f"{url}/chat/{way}", json=body, headers=headers, timeout=30)
+        return requests.post(f"{url}/chat/{way}", json=body, headers=headers, timeout=60)
 
     return post
 
 
 def states(url: str, headers: dict[str, str]) -> dict[str, Any]:
-    answer = requests.get(f"{url}/providers", headers=headers, timeout=10)
+    answer = requests.get(f"{url}/providers", headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     return {one["name"]: one for one in answer.json()["providers"]}
 
@@ -125,12 +125,12 @@ def test_only_operators_reset_and_it_is_on_record(
         ask(url, headers)
     assert states(url, headers)["gone"]["circuit_state"] == "open"
     path = f"{url}/providers/gone/reset"
-    assert requests.post(path, timeout=10).status_code == 401
-    assert requests.get(f"{url}/providers", timeout=10).status_code == 401
-    assert requests.post(path, headers=headers, timeout=10).status_code == 403
+    assert requests.post(path, timeout=60).status_code == 401
+    assert requests.get(f"{url}/providers", timeout=60).status_code == 401
+    assert requests.post(path, headers=headers, timeout=60).status_code == 403
     operator = client("ops", role="operator")
-    assert requests.post(f"{url}/providers/none/reset", headers=operator, timeout=10).status_code == 404
-    done = requests.post(path, headers=operator, timeout=10)
+    assert requests.post(f"{url}/providers/none/reset", headers=operator, timeout=60).status_code == 404
+    done = requests.post(path, headers=operator, timeout=60)
     assert done.status_code == 200
     assert done.json()["provider"]["circuit_state"] == "closed"
     # This service's store is its own memory, and it says so.
@@ -201,7 +201,7 @@ def test_rate_limits_are_those_of_the_gateway(
     url = serve(flowise.url, options=options(FIRST, rate_limit=rates))
     busy = client("busy")
     prediction = f"{url}/api/v1/prediction/{flowise.flow_id('graph')}"
-    assert requests.post(prediction, json={"question": "hi"}, headers=busy, timeout=30).status_code == 200
+    assert requests.post(prediction, json={"question": "hi"}, headers=busy, timeout=60).status_code == 200
     assert [ask(url, busy, way).status_code for _ in range(2)] == [200, 429]
     assert int(ask(url, busy, way).headers["Retry-After"]) > 0
     assert ask(url, client("calm"), way).status_code == 200
@@ -236,11 +236,11 @@ def test_where_nobody_answers_that_is_said(
 def test_one_that_hangs_leaves_time_for_the_next(
     flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, charges: Any, way: str
 ) -> None:
-    url = serve(flowise.url, options=options({**FIRST, "timeout": 0.5}, SECOND))
+    url = serve(flowise.url, options=options({**FIRST, "timeout": 2.0}, SECOND))
     flowise.hang_next()
     begun = time.monotonic()
     body = ask(url, client(), way).json()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert body["provider"] == "anthropic"
     # Flowise may go on with what it was asked: it is booked, as what it is.
     booked = charges()
@@ -286,7 +286,7 @@ def test_what_is_not_understood_is_not_sent(
     for way in WAYS:
         for headers, status in ((client(), 422), ({}, 401)):
             asked = {**headers, "Content-Type": "application/json"}
-            answer = requests.post(f"{url}/chat/{way}", data=content, headers=asked, timeout=30)
+            answer = requests.post(f"{url}/chat/{way}", data=content, headers=asked, timeout=60)
             assert answer.status_code == status, answer.text
     assert flowise.model.calls == []
 
@@ -305,7 +305,7 @@ def test_a_key_that_is_in_pages_sees_nothing_of_costs(
     flowise: FlowiseStandIn, serve: Serve, client: NewClient, ask: Ask, way: str
 ) -> None:
     settings = Settings(budgets=(Budget("5/day"),))
-    url = serve(flowise.url, settings=settings, options=options({**FIRST, "timeout": 0.3}, SECOND))
+    url = serve(flowise.url, settings=settings, options=options({**FIRST, "timeout": 2.0}, SECOND))
     page = client("page", origins=("https://www.example.com",))
     well = ask(url, page, way)
     flowise.hang_next()
@@ -429,7 +429,7 @@ def test_an_answer_that_ends_within_a_sign_is_given(
         answer = ask(url, client(), way)
         usage = {**client(), "X-GenOps-Usage": "true"}
         path = f"{url}/api/v1/prediction/{GONE['flow']}"
-        prediction = requests.post(path, json={"question": "Hello"}, headers=usage, timeout=30)
+        prediction = requests.post(path, json={"question": "Hello"}, headers=usage, timeout=60)
         server.shutdown()
     assert answer.status_code == prediction.status_code == 200, answer.text
     assert answer.json()["content"] == "Well done \U0001f389 \ufffd"

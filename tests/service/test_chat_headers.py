@@ -39,7 +39,7 @@ def options(*providers: dict[str, Any]) -> ServiceSettings:
 
 def ask(url: str, headers: dict[str, str], way: str) -> requests.Response:
     body = {"message": "What is Python?"}
-    return requests.post(f"{url}/chat/{way}", json=body, headers=headers, timeout=30)
+    return requests.post(f"{url}/chat/{way}", json=body, headers=headers, timeout=60)
 
 
 def code(answer: requests.Response) -> tuple[int, str]:

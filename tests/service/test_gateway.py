@@ -28,7 +28,7 @@ HI = {"question": "hi"}
 
 def predict(service: str, flow: str, headers: dict[str, str], **body: Any) -> requests.Response:
     url = f"{service}/api/v1/prediction/{flow}"
-    return requests.post(url, json={**HI, **body}, headers=headers, timeout=20)
+    return requests.post(url, json={**HI, **body}, headers=headers, timeout=60)
 
 
 # -- what passes ----------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_what_flowise_gets_and_what_the_client_gets(serve: Serve, client: NewCli
                 "X-Mine": "kept",
                 "X-API-Key": "gok_ours",
             },
-            timeout=20,
+            timeout=60,
         )
         (got,) = raw.posts
     assert got.path == f"/api/v1/prediction/{FLOW}?x=1"
@@ -130,7 +130,7 @@ def test_a_form_with_a_file_is_sent_on_with_it(serve: Serve, client: NewClient) 
             data={"question": "hi"},
             files={"files": ("a.txt", b"what the file says", "text/plain")},
             headers=client(),
-            timeout=20,
+            timeout=60,
         )
         (got,) = raw.posts
     sent = {name.lower(): value for name, value in got.headers.items()}
@@ -342,7 +342,7 @@ def test_a_body_that_is_none_is_refused_unsent(
     with RawServer(lambda got: [whole(b'{"text":"Four."}')]) as raw:
         service = serve(raw.url, options=options)
         headers = {**client(), "Content-Type": "application/json"}
-        answer = requests.post(f"{service}/api/v1/prediction/{FLOW}", data=body, headers=headers, timeout=20)
+        answer = requests.post(f"{service}/api/v1/prediction/{FLOW}", data=body, headers=headers, timeout=60)
         assert answer.status_code == status
         assert answer.json()["success"] is False
         assert raw.posts == []
@@ -383,12 +383,12 @@ def test_a_flow_that_flowise_does_not_know_is_answered_also_where_it_never_is(
 def test_a_flowise_that_says_nothing_costs_a_bounded_time_and_is_booked(
     serve: Serve, client: NewClient, charges: Charges
 ) -> None:
-    with RawServer(lambda got: [30.0]) as raw:
-        service = serve(raw.url, options=ServiceSettings(total_seconds=0.5))
+    with RawServer(lambda got: [60.0]) as raw:
+        service = serve(raw.url, options=ServiceSettings(total_seconds=3.0))
         begun = time.monotonic()
         answer = predict(service, FLOW, client())
         assert answer.status_code == 504
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 18
     (charge,) = charges()
     assert charge.outcome == "timed_out"
     assert charge.exactness != "exact"
@@ -406,7 +406,7 @@ def test_an_answer_that_was_packed_on_its_way_is_read_and_passed_on(
 ) -> None:
     asked = {"question": "hi", "streaming": streaming}
     url = f"{flowise.url}/api/v1/prediction/{flowise.flow_id('graph')}"
-    plain = requests.post(url, json=asked, timeout=20)
+    plain = requests.post(url, json=asked, timeout=60)
     call = flowise.model.calls[-1]
     packed = whole(gzip.compress(plain.content), "Content-Encoding: gzip", kind=plain.headers["Content-Type"])
     with RawServer(lambda got: [packed]) as proxy:
@@ -439,7 +439,7 @@ def test_a_stream_that_its_reader_leaves_is_booked(serve: Serve, client: NewClie
     token = b'message:\ndata:{"event":"token","data":"He"}\n\n'
     with RawServer(lambda got: [head, token, *[0.05, token] * 200]) as raw:
         url = f"{serve(raw.url)}/api/v1/prediction/{FLOW}"
-        answer = requests.post(url, json={**HI, "streaming": True}, headers=client(), stream=True, timeout=20)
+        answer = requests.post(url, json={**HI, "streaming": True}, headers=client(), stream=True, timeout=60)
         next(answer.iter_content(10))
         answer.close()
         deadline = time.monotonic() + 60

@@ -28,7 +28,7 @@ DAILY = Settings(budgets=(Budget("1/day", name="daily", by="team"), Budget("5/da
 
 def predict(service: str, flow: str, headers: dict[str, str], **body: Any) -> requests.Response:
     url = f"{service}/api/v1/prediction/{flow}"
-    return requests.post(url, json={"question": "hi", **body}, headers=headers, timeout=20)
+    return requests.post(url, json={"question": "hi", **body}, headers=headers, timeout=60)
 
 
 # -- what budgets leave ---------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_a_call_that_is_being_made_is_not_made_again(
     headers = {**client(), "Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(4) as pool:
         answers = list(
-            pool.map(lambda _: predict(service, flow, headers, question="[[sleep:0.7]] hi"), range(4))
+            pool.map(lambda _: predict(service, flow, headers, question="[[sleep:3]] hi"), range(4))
         )
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
     refused = next(answer for answer in answers if answer.status_code == 409)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
@@ -62,7 +63,7 @@ class Bystander:
                         f"{self.url}/api/v1/prediction/{self.flow}",
                         json={"question": "hi"},
                         headers=self.headers,
-                        timeout=30,
+                        timeout=60,
                     )
                     if answer.status_code == 200:
                         self.answered += 1
@@ -89,11 +90,11 @@ class Target:
         with closing(open_ledger(self.service.environment["GENOPS_LEDGER"])) as ledger:
             return sum(charge.attribution["team"] == "web" for charge in ledger.charges())
 
-    def send(self, *parts: bytes | float, wait: float = 60.0) -> bytes:
+    def send(self, *parts: bytes | float) -> bytes:
         """All that comes back until the service hangs up; a part that is a number is a pause, in seconds."""
         got = b""
         with socket.create_connection(("127.0.0.1", self.service.port), 30) as line:
-            line.settimeout(wait)
+            line.settimeout(60)
             try:
                 for part in parts:
                     if isinstance(part, float):
@@ -144,7 +145,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             thread.join(60)
             assert other.failed == []
             assert other.answered > 50
-            assert other.slowest < 20
+            assert other.slowest < 45
             assert service.pids() == workers
             assert max(map(megabytes, workers)) < MOST_MEGABYTES
             assert service.stop() == 0
@@ -207,7 +208,7 @@ CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(QUESTION), QUESTION)
 )
 def test_a_request_of_two_meanings_has_none(target: Target, rest: str, body: bytes) -> None:
     before = target.booked()
-    answer = target.send((target.head(rest) + "Connection: close\r\n\r\n").encode("latin-1") + body, wait=5)
+    answer = target.send((target.head(rest) + "Connection: close\r\n\r\n").encode("latin-1") + body)
     assert status_of(answer) in (400, 415)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert target.booked() == before
@@ -244,7 +245,7 @@ def test_a_request_of_two_meanings_has_none(target: Target, rest: str, body: byt
 )
 def test_an_odd_address_or_head_leads_nowhere(target: Target, request_line: str, status: int) -> None:
     request = f"{request_line}\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1")
-    assert status_of(target.send(request, wait=5)) == status
+    assert status_of(target.send(request)) == status
 
 
 def test_a_flood_of_headers_is_cut_off(target: Target) -> None:
@@ -254,7 +255,7 @@ def test_a_flood_of_headers_is_cut_off(target: Target) -> None:
 
 
 def test_garbage(target: Target) -> None:
-    answer = target.send(b"\x00" + os.urandom(20_000), wait=5)
+    answer = target.send(b"\x00" + os.urandom(20_000))
     assert status_of(answer) == 400
 
 
@@ -282,9 +283,8 @@ def test_what_follows_a_chunked_body_says_nothing_more(target: Target) -> None:
 def test_odd_but_honest_requests_are_answered(target: Target, rest: str, version: str) -> None:
     body = b'{"question":"hi"}'
     request = (target.head(rest) + f"Content-Length: {len(body)}\r\n\r\n").replace("1.1", version, 1)
-    with socket.create_connection(("127.0.0.1", target.service.port), 5) as line:
+    with socket.create_connection(("127.0.0.1", target.service.port), 60) as line:
         line.sendall(request.encode() + body)
-        line.settimeout(5)
         answer = line.recv(65536)
         if answer.startswith(b"HTTP/1.1 100"):
             answer = answer.partition(b"\r\n\r\n")[2] or line.recv(65536)
@@ -321,25 +321,23 @@ def test_slow_clients_wait_for_themselves_only(target: Target) -> None:
         line.setblocking(True)
         line.settimeout(60)
         line.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else body)
-    ended = set()
-    while len(ended) < len(lines) and time.monotonic() - begun < 60:
+    told: dict[socket.socket, bytes] = {}
+    while len(told) < len(lines) and time.monotonic() - begun < 150:
         for number, line in enumerate(lines):
-            if number in ended:
+            if line in told:
                 continue
-            try:
+            with suppress(OSError):
                 line.sendall(b"X-A: b\r\n" if number % 2 else b" ")
-            except OSError:
-                ended.add(number)
         time.sleep(0.3)
-    told = []
+        for line in select.select([one for one in lines if one not in told], [], [], 0)[0]:
+            told[line] = b""
+            with suppress(OSError):
+                told[line] = line.recv(4096)
     for line in lines:
-        try:
-            told.append(line.recv(4096))
-        except OSError:
-            told.append(b"")
         line.close()
-    assert len(ended) == len(lines)
-    assert sum(answer.startswith(b"HTTP/1.1 408 ") for answer in told) > 300  # a reset may take the word away
+    assert len(told) == len(lines)
+    # A reset may take the word away.
+    assert sum(answer.startswith(b"HTTP/1.1 408 ") for answer in told.values()) > 300
 
 
 @pytest.mark.parametrize("path", ["/keys", "/nowhere", "/chat/direct"])
@@ -369,7 +367,7 @@ def test_an_answer_that_nobody_reads_is_given_up(target: Target) -> None:
         line.connect(("127.0.0.1", target.service.port))
         line.sendall(target.post(question))
         got = line.recv(1000)
-        time.sleep(3)  # longer than unread_seconds
+        time.sleep(6)  # longer than unread_seconds, and what a busy machine takes to begin
         with suppress(OSError):
             while chunk := line.recv(65536):
                 got += chunk

@@ -31,7 +31,7 @@ def forget() -> Iterator[None]:
 
 def predict(service: str, flow: str, headers: dict[str, str]) -> requests.Response:
     url = f"{service}/api/v1/prediction/{flow}"
-    return requests.post(url, json={"question": "hi"}, headers=headers, timeout=20)
+    return requests.post(url, json={"question": "hi"}, headers=headers, timeout=60)
 
 
 def code(answer: requests.Response) -> tuple[int, str]:

@@ -68,7 +68,7 @@ def service(
 
 
 def scraped(service: Served, ask: Callable[..., requests.Response], headers: dict[str, str]) -> Samples:
-    answer = ask(f"{service.url}/metrics", headers=headers, timeout=20)
+    answer = ask(f"{service.url}/metrics", headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     found = samples(answer.text)
     for source in ("ledger", "store", "breakers"):
@@ -89,7 +89,7 @@ def mixed_calls(service: Served, flowise: FlowiseStandIn, workers: list[requests
 
     def stream(session: requests.Session, question: str, *, whole: bool) -> None:
         body = {"question": question, "streaming": True}
-        with session.post(url, json=body, stream=True, timeout=30) as answer:
+        with session.post(url, json=body, stream=True, timeout=60) as answer:
             for chunk in answer.iter_content(64):
                 if not whole and b"token" in chunk:
                     return
@@ -191,10 +191,11 @@ def test_twelve_scrapes_over_four_workers_each_the_true_count(
     sessions = clients(service, secret(service, "web", team="help", project="shop"))  # some have hung up
     victim = next(iter(sessions))
     dying = threading.Thread(target=_call_that_dies, args=(service, sessions[victim], flow))
+    calls = len(flowise.model.calls)
     dying.start()
-    time.sleep(0.7)
+    flowise.model.wait_for(calls + 1, 60)
     os.kill(victim, signal.SIGKILL)
-    dying.join(30)
+    dying.join(60)
     others = [session for worker, session in sessions.items() if worker != victim]
     for session in others:
         assert requests_of(scraped(service, session.get, monitor)) == expected(flow)
@@ -215,7 +216,7 @@ def sessions_of(service: Served) -> set[str]:
 def _call_that_dies(service: Served, session: requests.Session, flow: str) -> None:
     body = {"question": "[[sleep:5]] Take your time"}
     with pytest.raises(requests.ConnectionError):
-        session.post(f"{service.url}/api/v1/prediction/{flow}", json=body, timeout=30)
+        session.post(f"{service.url}/api/v1/prediction/{flow}", json=body, timeout=60)
 
 
 def test_counters_never_fall_while_calls_go_on(service: Served, flowise: FlowiseStandIn) -> None:
@@ -376,18 +377,24 @@ def test_prometheus_reads_them_as_the_document_has_it(
     try:
         for _ in range(7):
             assert predict(service, session, flowise.flow_id("graph")).status_code == 200
-        deadline = time.monotonic() + 60
-        while not (found := asked('flowise_requests_total{team="seen"} == 7')):
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
-            time.sleep(0.2)
-        assert found[0]["metric"]["status"] == "success"
-        assert asked("up")[0]["value"][1] == "1"
-        assert asked("genops_scrape_error == 1") == []
+
+        def told(query: str) -> list[Any]:
+            """Once there is something: while a scrape failed, on a busy machine, there is nothing at all."""
+            deadline = time.monotonic() + 120
+            while not (found := asked(query)):
+                assert time.monotonic() < deadline, (query, (tmp_path / "log").read_text()[-3000:])
+                time.sleep(0.2)
+            return found
+
+        (seen,) = told('flowise_requests_total{team="seen"} == 7')
+        assert seen["metric"]["status"] == "success"
+        assert told("up == 1")
+        assert {one["value"][1] for one in told("genops_scrape_error")} == {"0"}
         left = "sum(flowise_cost_usd_total) - (sum(flowise_cost_corrections_usd_total) or vector(0))"
         total = sum(booked_dollars(service).values())
-        assert abs(Decimal(asked(left)[0]["value"][1]) - total) < Decimal("0.000000001")
+        assert abs(Decimal(told(left)[0]["value"][1]) - total) < Decimal("0.000000001")
         buckets = 'sum by (le) (flowise_request_duration_seconds_bucket{team="seen"})'
-        assert 0 < float(asked(f"histogram_quantile(0.99, {buckets})")[0]["value"][1]) < 120
+        assert 0 < float(told(f"histogram_quantile(0.99, {buckets})")[0]["value"][1]) < 120
         rules = requests.get(f"http://127.0.0.1:{port}/api/v1/rules", timeout=30).json()["data"]["groups"]
         assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
     finally:

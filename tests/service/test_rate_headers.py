@@ -24,7 +24,7 @@ def options(*rates: dict[str, Any], **more: Any) -> ServiceSettings:
 
 
 def post(url: str, headers: dict[str, str], **body: Any) -> requests.Response:
-    return requests.post(url, json=body or {"question": "hi"}, headers=headers, timeout=20)
+    return requests.post(url, json=body or {"question": "hi"}, headers=headers, timeout=60)
 
 
 def left(answer: requests.Response) -> dict[str, tuple[int, int]]:

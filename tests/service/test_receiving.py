@@ -98,9 +98,9 @@ def receiving(
 def test_exports_are_taken_from_who_has_the_key(receiving: Callable[..., str]) -> None:
     url = f"{receiving()}/receive/api/public/ingestion"
     batch = {"batch": [{"id": "e", "type": "trace-create", "body": {"id": "t", "input": "Hello"}}]}
-    assert requests.post(url, json=batch, auth=("pk", "wrong"), timeout=10).status_code == 401
-    assert requests.post(url, json=batch, timeout=10).status_code == 401
-    answer = requests.post(url, json=batch, auth=("pk", KEY), timeout=10)
+    assert requests.post(url, json=batch, auth=("pk", "wrong"), timeout=60).status_code == 401
+    assert requests.post(url, json=batch, timeout=60).status_code == 401
+    answer = requests.post(url, json=batch, auth=("pk", KEY), timeout=60)
     assert answer.status_code == 207
     assert answer.json()["successes"] == [{"id": "e", "status": 201}]
     corrections = get_runtime().corrections
@@ -114,9 +114,9 @@ def test_exports_are_taken_from_who_has_the_key(receiving: Callable[..., str]) -
 def test_traces_are_taken_and_nothing_else(receiving: Callable[..., str]) -> None:
     url = f"{receiving()}/receive"
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    assert requests.post(f"{url}/v1/traces", data="{}", headers=headers, timeout=10).status_code == 200
+    assert requests.post(f"{url}/v1/traces", data="{}", headers=headers, timeout=60).status_code == 200
     for path in ("/", "/v1/metrics", "/api/public/projects", "/models/openai/models"):
-        assert requests.post(url + path, data="{}", headers=headers, timeout=10).status_code == 404
+        assert requests.post(url + path, data="{}", headers=headers, timeout=60).status_code == 404
 
 
 def test_exports_may_be_compressed_and_nothing_else(
@@ -131,20 +131,20 @@ def test_exports_may_be_compressed_and_nothing_else(
     }
     small, large = gzip.compress(b"{}"), gzip.compress(bytes(40 * 2**20))
     answers = [
-        requests.post(f"{url}/v1/traces", data=data, headers=headers, timeout=10) for data in (small, large)
+        requests.post(f"{url}/v1/traces", data=data, headers=headers, timeout=60) for data in (small, large)
     ]
     assert [answer.status_code for answer in answers] == [200, 413]
     batch = gzip.compress(b'{"batch": []}')
     ingestion = f"{url}/api/public/ingestion"
-    assert requests.post(ingestion, data=batch, headers=headers, timeout=10).status_code == 207
+    assert requests.post(ingestion, data=batch, headers=headers, timeout=60).status_code == 207
     asked = {**headers, "x-fw-key": KEY}
-    answer = requests.post(f"{url}/models/openai/chat/completions", data=small, headers=asked, timeout=10)
+    answer = requests.post(f"{url}/models/openai/chat/completions", data=small, headers=asked, timeout=60)
     assert (answer.status_code, model_stub.calls) == (415, [])
 
 
 def test_without_the_table_there_is_nothing(serve: Serve, flowise: FlowiseStandIn) -> None:
     url = f"{serve(flowise.url)}/receive/api/public/ingestion"
-    assert requests.post(url, json={}, auth=("pk", KEY), timeout=10).status_code == 404
+    assert requests.post(url, json={}, auth=("pk", KEY), timeout=60).status_code == 404
 
 
 def test_a_model_is_called_through_it_and_nothing_else(receiving: Callable[..., str]) -> None:
@@ -153,12 +153,12 @@ def test_a_model_is_called_through_it_and_nothing_else(receiving: Callable[..., 
         ask = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
         headers = {"x-fw-key": KEY, "x-fw-msg": "m1", "x-fw-chat": "c1", "x-fw-flow": "f1"}
         path = f"{url}/stub/chat/completions"
-        assert requests.post(path, json=ask, timeout=10).status_code == 401
-        assert requests.post(path, json=ask, headers={"x-fw-key": "wrong"}, timeout=10).status_code == 401
-        answer = requests.post(path, json=ask, headers=headers, timeout=10)
+        assert requests.post(path, json=ask, timeout=60).status_code == 401
+        assert requests.post(path, json=ask, headers={"x-fw-key": "wrong"}, timeout=60).status_code == 401
+        answer = requests.post(path, json=ask, headers=headers, timeout=60)
         assert answer.status_code == 200
         for other in ("/openai/chat/completions", "/stub/../../etc", "/http://169.254.169.254/"):
-            assert requests.post(url + other, json=ask, headers=headers, timeout=10).status_code == 404
+            assert requests.post(url + other, json=ask, headers=headers, timeout=60).status_code == 404
         (billed,) = model.calls
     corrections = get_runtime().corrections
     assert isinstance(corrections, SharedCorrections)

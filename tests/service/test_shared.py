@@ -86,7 +86,7 @@ def clients(
         session = requests.Session()
         session.headers.update(headers)
         try:
-            worker = session.get(f"{service.url}/health/live", timeout=30).json()["worker_id"]
+            worker = session.get(f"{service.url}/health/live", timeout=60).json()["worker_id"]
         except requests.ConnectionError:
             continue
         if worker in found or worker in but:
@@ -98,7 +98,7 @@ def clients(
 
 def predict(service: Served, session: requests.Session, flow: str, **headers: str) -> requests.Response:
     url = f"{service.url}/api/v1/prediction/{flow}"
-    return session.post(url, json={"question": "hi"}, headers=headers, timeout=30)
+    return session.post(url, json={"question": "hi"}, headers=headers, timeout=60)
 
 
 def test_a_breaker_that_one_worker_opens_is_open_in_all_until_one_closes_it(
@@ -111,7 +111,7 @@ def test_a_breaker_that_one_worker_opens_is_open_in_all_until_one_closes_it(
     assert [predict(service, first, flow).status_code for _ in range(3)] == [500] * 3
     before = len(flowise.requests)
     assert [predict(service, one, flow).status_code for one in others] == [503] * 3
-    seen = [one.get(f"{service.url}/flows/{flow}/breaker", timeout=30).json() for one in others]
+    seen = [one.get(f"{service.url}/flows/{flow}/breaker", timeout=60).json() for one in others]
     assert [one.get("state") for one in seen] == ["open"] * 3, seen
     asked = [seen for seen in flowise.requests[before:] if "/prediction/" in seen.path]
     assert not asked
@@ -121,7 +121,7 @@ def test_a_breaker_that_one_worker_opens_is_open_in_all_until_one_closes_it(
     again = clients(service, dict(others[0].headers), frozenset({victim}))
     (late,) = (session for worker, session in again.items() if worker not in workers)
     assert predict(service, late, flow).status_code == 503
-    closed = late.post(f"{service.url}/flows/{flow}/breaker/reset", timeout=30)
+    closed = late.post(f"{service.url}/flows/{flow}/breaker/reset", timeout=60)
     assert closed.json()["state"] == "closed"
     assert [predict(service, one, flow).status_code for one in others] == [200] * 3
 
@@ -160,7 +160,7 @@ def test_no_worker_gives_a_kept_answer_to_an_owner_that_was_frozen_through_one(
     before = len(flowise.model.calls)
     assert [predict(service, one, flow).headers["X-GenOps-Cache"] for one in others] == ["hit"] * 3
     for frozen, expected in ((True, [402] * 4), (False, [200] * 4)):
-        done = first.post(f"{service.url}/budgets/team=cold/freeze", json={"frozen": frozen}, timeout=30)
+        done = first.post(f"{service.url}/budgets/team=cold/freeze", json={"frozen": frozen}, timeout=60)
         assert done.status_code == 200, done.text
         assert [predict(service, one, flow).status_code for one in workers.values()] == expected
     assert len(flowise.model.calls) == before
@@ -182,7 +182,7 @@ def test_what_is_spent_through_one_worker_is_spent_in_all(service: Served, flowi
     before = len(flowise.model.calls)
     first, *others = workers.values()
     predict(service, first, flow, **{"Idempotency-Key": "paid-1"})
-    left = [one.get(f"{service.url}/budgets/me", timeout=30).json()[0]["remaining"] for one in others]
+    left = [one.get(f"{service.url}/budgets/me", timeout=60).json()[0]["remaining"] for one in others]
     billed = sum(150 * one.input_tokens + 600 * one.output_tokens for one in flowise.model.calls[before:])
     assert 0 < billed < 10_000
     assert left == [f"0.{10_000 - billed:09d}"] * 3

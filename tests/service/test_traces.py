@@ -92,7 +92,7 @@ def ask(folder: Path, endpoint: str, **environment: str) -> tuple[str, float]:
             f"{service.url}/api/v1/prediction/{flowise.flow_id('graph')}",
             json={"question": QUESTION},
             headers={"Authorization": f"Bearer {secret}"},
-            timeout=30,
+            timeout=60,
         )
         assert reply.status_code == 200
         began = time.monotonic()

@@ -29,7 +29,7 @@ DAILY = Settings(budgets=(Budget("1/day", name="daily"),))
 def reserved(service: str, flow: str, headers: dict[str, str], charges: Charges, *uploads: Any) -> int:
     body = {"question": "What is in it?", **({"uploads": list(uploads)} if uploads else {})}
     url = f"{service}/api/v1/prediction/{flow}"
-    assert requests.post(url, json=body, headers=headers, timeout=30).status_code == 200
+    assert requests.post(url, json=body, headers=headers, timeout=60).status_code == 200
     return int(charges()[-1].reserved_nanos)
 
 
@@ -81,9 +81,9 @@ def test_the_work_for_a_large_text_is_that_for_a_small_one() -> None:
     def seconds(text: str) -> float:
         took = []
         for _ in range(3):
-            begun = time.perf_counter()
+            begun = time.process_time()
             Texts(files=(text,)).input_tokens(MODEL, None)
-            took.append(time.perf_counter() - begun)
+            took.append(time.process_time() - begun)
         return min(took)
 
     assert seconds(TEXT * 320) < 10 * seconds(TEXT * 4)  # 14 MB, and 180 KB

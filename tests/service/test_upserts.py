@@ -82,7 +82,7 @@ def library() -> Iterator[Library]:
 
 
 def upsert(service: str, headers: dict[str, str], **given: Any) -> requests.Response:
-    return requests.post(f"{service}/api/v1/vector/upsert/{FLOW}", headers=headers, timeout=20, **given)
+    return requests.post(f"{service}/api/v1/vector/upsert/{FLOW}", headers=headers, timeout=60, **given)
 
 
 def test_an_upsert_has_an_owner_and_a_price(

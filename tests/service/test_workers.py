@@ -87,7 +87,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_streams_first(
         url = f"{service.url}/api/v1/prediction/{flowise.flow_id('graph')}"
         body = {"question": "[[sleep:2]] Take your time", "streaming": True}
         answer = requests.post(url, json=body, headers=headers, stream=True, timeout=60)
-        stopping = threading.Timer(0.3, service.stop)
+        stopping = threading.Thread(target=service.stop)
         stopping.start()
         text = answer.content.decode()
         stopping.join()
@@ -116,8 +116,8 @@ def test_a_killed_worker_loses_no_reservation_and_the_others_go_on(
                 return 0
 
         with ThreadPoolExecutor(8) as pool:
-            slow = [pool.submit(call, 1.5) for _ in range(8)]
-            time.sleep(0.7)
+            slow = [pool.submit(call, 3) for _ in range(8)]
+            flowise.model.wait_for(8, 60)
             victims = service.pids()[:3]
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
