@@ -112,7 +112,10 @@ class GroupCommit:
                 self._write_batch(batch)
         except BaseException:
             with self._lock:
-                self._writing = False  # else nobody would ever write again
+                self._writing = bool(self._queue)  # else nobody would ever write again
+                left = self._writing
+            if left:  # what came meanwhile counts on this thread
+                self._hand_off.later(self._write_all)
             raise
 
     def _write_batch(self, batch: Sequence[_Entry]) -> None:

@@ -425,7 +425,7 @@ def test_it_begins_with_the_first_context(importing, choice, carried, tmp_path):
 
 
 @pytest.fixture
-def inherited(monkeypatch):
+def inherited():
     """As with Python 3.14's ``thread_inherit_context``: a thread runs in a copy of its starter's variables.
 
     Where this Python has it, the tests run with it by ``python -X thread_inherit_context=1 -m pytest``.
@@ -438,10 +438,12 @@ def inherited(monkeypatch):
         self.run = partial(contextvars.copy_context().run, run)
         start(self)
 
-    monkeypatch.setattr(threading.Thread, "start", inheriting)
-    instrument_threads()
-    yield
-    uninstrument_threads()
+    # Not the fixture of that name, which puts back later, over what the other tests' fixture has put in.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", inheriting)
+        instrument_threads()
+        yield
+        uninstrument_threads()
 
 
 def test_with_inheriting_threads_the_money_is_where_it_was(inherited):
