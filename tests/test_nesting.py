@@ -86,7 +86,7 @@ def by_async_adapter(server):
 
 
 def by_requests(server):
-    return requests.post(url_of(server), json={"question": "hello"}, timeout=10).json()
+    return requests.post(url_of(server), json={"question": "hello"}, timeout=60).json()
 
 
 def by_httpx(server):
@@ -293,7 +293,7 @@ def test_while_it_is_sent_the_whole_stays_set_aside(server, one_cent):
     with metered_call("outer", max_cost="0.01"), requests.Session() as session:
         session.mount("http://", Looking())
         for _ in range(2):
-            session.post(url_of(server), json={"question": "hello"}, timeout=10)
+            session.post(url_of(server), json={"question": "hello"}, timeout=60)
     one = Decimal(nanos_of(server.billed) // 2) / 10**9
     assert seen == [(0, CENT), (one, CENT - one)]
 
@@ -403,13 +403,13 @@ def test_a_thread_that_outlives_the_block_keeps_what_it_drew(server, one_cent):
     def later():
         with metered_call("inner", max_cost="0.003") as inner:
             inside.set()
-            end.wait(10)
+            end.wait(60)
             inner.record_cost("0.001")
 
     with metered_call("outer", max_cost="0.01") as call:
         thread = threading.Thread(target=contextvars.copy_context().run, args=(later,))
         thread.start()
-        inside.wait(10)
+        inside.wait(60)
         call.record_cost("0.002")
     assert one_cent() == (Decimal("0.002"), Decimal("0.003"))
     end.set()
@@ -490,7 +490,7 @@ def test_a_thread_that_outlives_the_block_is_booked_once(server):
     left = threading.Event()
 
     def later():
-        left.wait(10)
+        left.wait(60)
         by_requests(server)
 
     with governance_context("test") as context, capture() as charges:
@@ -515,7 +515,7 @@ def test_a_hook_of_the_adapters_session_that_calls_another_flow_is_booked_too():
         def hook(response, *args, **kwargs):
             if response.request.method == "POST":
                 other = f"{server.url}/api/v1/prediction/{server.flow_id('two')}"
-                requests.post(other, json={"question": "hello"}, timeout=10)
+                requests.post(other, json={"question": "hello"}, timeout=60)
 
         adapter.session.hooks["response"].append(hook)
         with capture() as charges:

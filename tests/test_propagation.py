@@ -143,7 +143,7 @@ def test_a_thread_that_outlives_its_block_counts_once():
     ended = threading.Event()
 
     def work():
-        assert ended.wait(5)
+        assert ended.wait(60)
         spend()
         with governance_context("below"):
             spend()

@@ -30,7 +30,7 @@ class Told(MemoryLedger):
     def mark_settled(self, charge_ids: Sequence[str], witness: Witness | None = None) -> None:
         self.tellings.append(list(charge_ids))
         self.begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.fails:
             raise StoreError("it is not there")
         super().mark_settled(charge_ids, witness)
@@ -77,7 +77,7 @@ def test_where_somebody_waits_each_is_told_at_once(ledger: Told, settled: Settle
 def test_what_comes_while_the_ledger_is_told_is_told_together_next(ledger: Told, settled: Settled) -> None:
     ledger.go.clear()
     first = hand_off(add(settled, 0))
-    assert ledger.begun.wait(10)
+    assert ledger.begun.wait(60)
     hand_off(*[add(settled, number) for number in range(1, 5)]).close()  # none of them waits for the ledger
     assert ledger.tellings == [["op0#1"]]
     ledger.go.set()
@@ -101,7 +101,7 @@ def test_what_could_not_be_told_stays_for_a_replay_and_later_ones_are_told(
     ledger.go.clear()
     ledger.fails = True
     first = hand_off(add(settled, 0))
-    assert ledger.begun.wait(10)
+    assert ledger.begun.wait(60)
     hand_off(add(settled, 1), add(settled, 2)).close()
     ledger.go.set()
     first.close()

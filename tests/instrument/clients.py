@@ -31,7 +31,7 @@ class Requests:
 
     def lines(self, url: str, most: int | None = None, **body: Any) -> list[bytes]:
         found = []
-        with requests.post(url, stream=True, timeout=10, **body) as response:
+        with requests.post(url, stream=True, timeout=60, **body) as response:
             for line in response.iter_lines():
                 found.append(line)
                 if len(found) == most:
@@ -39,7 +39,7 @@ class Requests:
         return found
 
     def get(self, url: str) -> Got:
-        response = requests.get(url, timeout=10)
+        response = requests.get(url, timeout=60)
         return Got(response.status_code, response.content)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Httpx:
         return self.library.TimeoutException
 
     def __init__(self) -> None:
-        self.client = self.library.Client(timeout=10)
+        self.client = self.library.Client(timeout=60)
 
     def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
         response = self.client.post(url, timeout=timeout, **body)
@@ -122,7 +122,7 @@ class HttpxAsync(Httpx):
         async def main() -> list[bytes]:
             found: list[bytes] = []
             async with (
-                self.library.AsyncClient(timeout=10) as client,
+                self.library.AsyncClient(timeout=60) as client,
                 client.stream("POST", url, **body) as response,
             ):
                 async for line in response.aiter_lines():
@@ -135,7 +135,7 @@ class HttpxAsync(Httpx):
 
     def get(self, url: str) -> Got:
         async def main() -> Got:
-            async with self.library.AsyncClient(timeout=10) as client:
+            async with self.library.AsyncClient(timeout=60) as client:
                 response = await client.get(url)
                 return Got(response.status_code, response.content)
 

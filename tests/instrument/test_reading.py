@@ -28,7 +28,7 @@ STREAMED = {**QUESTION, "streaming": True}
 
 
 def post(url, body=QUESTION):
-    return requests.post(url, json=body, stream=True, timeout=10)
+    return requests.post(url, json=body, stream=True, timeout=60)
 
 
 def by_pieces(read):
@@ -170,7 +170,7 @@ def test_a_hook_that_raises_leaves_no_call_unbooked(server, url):
     auto_instrument(server.url)
     with capture() as charges, governance_context("test", budget=1) as context:
         with pytest.raises(RuntimeError):
-            requests.post(url("one"), json=QUESTION, hooks={"response": hook}, timeout=10)
+            requests.post(url("one"), json=QUESTION, hooks={"response": hook}, timeout=60)
         gc.collect()
         until = time.monotonic() + 60
         while not charges and time.monotonic() < until:
@@ -205,7 +205,7 @@ class Bringing(requests.adapters.BaseAdapter):
     ids=["a file", "whole"],
 )
 def test_adapters_of_a_users_own_bring_what_they_like(server, url, bring, stream):
-    body = requests.post(url("one"), json=QUESTION, timeout=10).content
+    body = requests.post(url("one"), json=QUESTION, timeout=60).content
     auto_instrument(server.url)
     with requests.Session() as session, capture() as charges:
         session.mount("http://", Bringing(**bring(body)))

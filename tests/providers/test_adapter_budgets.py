@@ -76,7 +76,7 @@ def test_fifty_at_once_on_a_budget_for_ten(server, windowed, empty_directory):
     start = threading.Barrier(50)
 
     def one(_):
-        start.wait(10)
+        start.wait(60)
         try:
             return adapter.predict_flow(flow, "[[sleep:0.1]] How many?", max_cost="0.01").charge
         except BudgetExceeded as refusal:
@@ -303,7 +303,7 @@ def test_the_same_operation_twice_at_once_is_sent_once(server, adapter):
     start = threading.Barrier(8)
 
     def one(_):
-        start.wait(5)
+        start.wait(60)
         try:
             return adapter.predict_flow(flow, "[[sleep:0.1]] How many?", idempotency_key="order-10")
         except (OperationInProgress, AlreadyCompleted) as refusal:

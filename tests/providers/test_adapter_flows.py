@@ -35,7 +35,7 @@ def server():
 
 @pytest.fixture
 def adapter(server):
-    return instrument_flowise(server.url, timeout=5, metering="estimate")
+    return instrument_flowise(server.url, timeout=60, metering="estimate")
 
 
 def gets(server):

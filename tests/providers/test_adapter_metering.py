@@ -46,7 +46,7 @@ def forget(server):
 
 @pytest.fixture
 def adapter(server):
-    return instrument_flowise(server.url, timeout=10)
+    return instrument_flowise(server.url, timeout=60)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -46,7 +46,7 @@ def forget(server):
 
 @pytest.fixture
 def adapter(server):
-    return instrument_flowise(server.url, team="help", timeout=5)
+    return instrument_flowise(server.url, team="help", timeout=60)
 
 
 @dataclass

@@ -85,7 +85,7 @@ def test_nothing_leaks(spans, caplog):
     caplog.set_level(logging.DEBUG, logger="genops_ctx")
     ended = set()
     with FlowiseStandIn(FLOWS, api_key=KEY) as server, capture() as charges:
-        adapter = instrument_flowise(server.url, KEY, team="help", timeout=5)
+        adapter = instrument_flowise(server.url, KEY, team="help", timeout=60)
         shown = [repr(adapter)]
         for flow in ("chain", "graph", "locked"):
             for name, switch, options in ways(server):

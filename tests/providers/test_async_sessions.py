@@ -131,7 +131,7 @@ def test_one_adapter_serves_loops_in_several_threads(server):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(texts) == 20
 
 
@@ -343,5 +343,5 @@ def test_tls_that_fails_behind_a_proxy_was_never_passed(monkeypatch):
         thread = threading.Thread(target=tunnel, daemon=True)
         thread.start()
         error = failed_behind(f"http://127.0.0.1:{behind.getsockname()[1]}", monkeypatch)
-        thread.join(5)
+        thread.join(60)
     assert error.outcome == "not_sent"

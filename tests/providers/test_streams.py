@@ -43,7 +43,7 @@ def forget(server):
 
 @pytest.fixture
 def adapter(server):
-    return instrument_flowise(server.url, team="help", timeout=5, metering="estimate")
+    return instrument_flowise(server.url, team="help", timeout=60, metering="estimate")
 
 
 def until(condition, within=30.0):

@@ -38,7 +38,7 @@ def forget(server):
     server._keys.clear()
 
 
-def ask(url, *, timeout=5, **options):
+def ask(url, *, timeout=60, **options):
     adapter = instrument_flowise(url, timeout=timeout)
     with governance_context("test", budget=1) as context:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,18 +20,18 @@ pytestmark = pytest.mark.usefixtures("genops_runtime")
 
 
 class Slow:
-    """Part of a store, as far away as a server: each question takes 50 ms, and is known to have begun."""
+    """Part of a store, as far away as a server: each question is known to have begun, and takes until ``go_on``."""
 
-    def __init__(self, part: Any, begun: threading.Event) -> None:
+    def __init__(self, part: Any, server: Server) -> None:
         self._part = part
-        self._begun = begun
+        self._server = server
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._part, name)
 
         def asked(*args: Any, **named: Any) -> Any:
-            self._begun.set()
-            time.sleep(0.05)
+            self._server.begun.set()
+            self._server.go_on()
             return method(*args, **named)
 
         return asked
@@ -42,9 +43,10 @@ class Server:
     def __init__(self) -> None:
         self.near = MemoryResilience()
         self.begun = threading.Event()
-        self.breakers = Slow(self.near.breakers, self.begun)
-        self.limits = Slow(self.near.limits, self.begun)
-        self.cache = Slow(self.near.cache, self.begun)
+        self.go_on: Callable[[], object] = partial(time.sleep, 0.05)
+        self.breakers = Slow(self.near.breakers, self)
+        self.limits = Slow(self.near.limits, self)
+        self.cache = Slow(self.near.cache, self)
 
 
 @pytest.fixture
@@ -67,16 +69,20 @@ def test_an_event_loop_goes_on_while_a_server_is_asked(server: Any) -> None:
     async def answer() -> int:
         return 42
 
-    async def main() -> tuple[int, bool]:
+    turned = threading.Semaphore(0)
+    went_on: list[bool] = []
+    # Each question takes five turns of the loop, however long they take.
+    server.go_on = lambda: went_on.append(all(turned.acquire(timeout=60) for _ in range(5)))
+
+    async def main() -> int:
         asked = asyncio.ensure_future(answer())
-        turns = 0
         while not asked.done():
             await asyncio.sleep(0.001)
-            turns += 1
-        return await asked, turns > 20
+            turned.release()
+        return await asked
 
-    # 5 questions of 50 ms: claim, take, enter, leave, keep.
-    assert asyncio.run(main()) == (42, True)
+    assert asyncio.run(main()) == 42
+    assert went_on == [True] * 5, "claim, take, enter, leave, keep"
 
 
 @pytest.mark.parametrize("kind", ["breaker", "limit", "cache"])
@@ -103,7 +109,7 @@ def test_a_cancelled_question_takes_nothing(server: Any, kind: str, genops_runti
         with pytest.raises(asyncio.CancelledError):
             await first
         genops_runtime.books.hand_off.close()  # waits for what is undone
-        return await asyncio.wait_for(answer(), 5)
+        return await asyncio.wait_for(answer(), 60)
 
     assert asyncio.run(main()) == 42
 

@@ -87,6 +87,17 @@ def refused(call: Callable[[], Any]) -> None:
     assert time.monotonic() - begun < BOUND + 10.0, "some seconds for a busy machine"
 
 
+def passes(call: Callable[[], Any]) -> Any:
+    """What it answers: a machine that is busy just now may keep Redis from answering in time."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            assert time.monotonic() < until, "it was refused for a minute"
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("kind", "what"), [*[("limit", what) for what in TROUBLES], *[("breaker", what) for what in SILENT]]
 )
@@ -98,9 +109,9 @@ def test_no_call_passes(flowise: FlowiseStandIn, server: RedisServer, what: str,
     guard: dict[str, Any] = {"rate_limit": limiter} if kind == "limit" else {"breaker": breaker}
     adapter = instrument_flowise(flowise.url, **guard)
     with governance_context("test", budget=1) as context:
-        adapter.predict_flow("one", "hello")
-        assert bool(limiter.acquire())
-        assert breaker.call(int) == 0
+        passes(lambda: adapter.predict_flow("one", "hello"))
+        assert bool(passes(limiter.acquire))
+        assert passes(lambda: breaker.call(int)) == 0
         TROUBLES[what](server)
         for _ in range(3):
             refused(lambda: adapter.predict_flow("one", "hello"))
@@ -130,26 +141,18 @@ def test_a_call_before_which_nobody_could_ever_ask_is_refused_too(tmp_path: Path
 def test_calls_pass_again_once_redis_answers(server: RedisServer) -> None:
     store = open_resilience(server.url, away="refuse", command_timeout=1.0)
     breaker = CircuitBreaker(name="all", store=store)
-    assert breaker.call(int) == 0
+    assert passes(lambda: breaker.call(int)) == 0
     server.pause()
     refused(lambda: breaker.call(int))
     server.resume()
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            assert breaker.call(int) == 0
-            break
-        except StoreUnavailable:
-            time.sleep(0.05)
-    else:
-        pytest.fail("it was refused for a minute")
+    assert passes(lambda: breaker.call(int)) == 0
     store.close()
 
 
 def test_with_local_each_process_goes_by_its_own(
     server: RedisServer, trouble: Callable[[RedisServer], object]
 ) -> None:
-    limiter = RateLimiter(2, name="all", store=open_resilience(server.url, command_timeout=1.0))
+    limiter = RateLimiter(2, name="all", store=open_resilience(server.url, command_timeout=5.0))
     assert bool(limiter.acquire())
     trouble(server)
     assert [bool(limiter.acquire()) for _ in range(3)] == [True, True, False]

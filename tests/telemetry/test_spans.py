@@ -54,7 +54,7 @@ def exporter(server, empty_directory):
 
 @pytest.fixture
 def adapter(server, exporter):
-    return instrument_flowise(server.url, timeout=5, metering="estimate")
+    return instrument_flowise(server.url, timeout=60, metering="estimate")
 
 
 def by_name(exporter):
@@ -318,7 +318,7 @@ def raising(*where):
 )
 def test_telemetry_that_fails_never_fails_a_call(server, exporter, provider, caplog):
     configure(tracer_provider=provider())
-    adapter = instrument_flowise(server.url, timeout=5)
+    adapter = instrument_flowise(server.url, timeout=60)
     with governance_context("test", budget=1) as context:
         assert adapter.predict_flow("graph", "How many?").cost > 0
         list(adapter.predict_flow("graph", "How many?", stream=True))

@@ -45,12 +45,12 @@ def forget(server):
 
 def post(server, flow, body, **more):
     flow_id = server.flow_id(flow) if flow in NAMES else flow
-    return requests.post(f"{server.url}/api/v1/prediction/{flow_id}", json=body, timeout=10, **more)
+    return requests.post(f"{server.url}/api/v1/prediction/{flow_id}", json=body, timeout=60, **more)
 
 
 def get(server, path, key=None, **query):
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return requests.get(f"{server.url}/api/v1/{path}", params=query, headers=headers, timeout=10)
+    return requests.get(f"{server.url}/api/v1/{path}", params=query, headers=headers, timeout=60)
 
 
 def flow_of(name):
@@ -137,7 +137,7 @@ def test_an_odd_body_is_taken_as_recorded(server, name, body, kind):
         f"{server.url}/api/v1/prediction/{server.flow_id('conv_chain')}",
         data=body,
         headers={"Content-Type": kind} if kind else {},
-        timeout=10,
+        timeout=60,
     )
     same_headers(response, recorded["response"])
     if response.status_code == 400:
@@ -273,7 +273,7 @@ def test_messages_are_kept_as_recorded(server):
         f"{server.url}/api/v1/{path}",
         params={"sessionId": "ep-sess"},
         headers={"Authorization": "Bearer noperm-key"},
-        timeout=10,
+        timeout=60,
     )
     assert response.json() == {"raw": [], "affected": 2}
     assert set(response.json()) == set(

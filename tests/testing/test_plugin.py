@@ -13,9 +13,9 @@ from genops_ctx import testing
 
 def test_the_fixtures_are_ready_to_use(flowise_stand_in, model_stub, fixed_clock):
     url = f"{flowise_stand_in.url}/api/v1/prediction/{flowise_stand_in.flow_id('customer-support-v1')}"
-    assert requests.post(url, json={"question": "Hello"}, timeout=5).status_code == 200
+    assert requests.post(url, json={"question": "Hello"}, timeout=60).status_code == 200
     assert len(flowise_stand_in.billed) == 1
-    assert requests.get(f"{model_stub.url}/v1/models", timeout=5).status_code == 200
+    assert requests.get(f"{model_stub.url}/v1/models", timeout=60).status_code == 200
     assert fixed_clock() == 1_767_225_600.0
 
 
