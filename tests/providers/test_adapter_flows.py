@@ -257,7 +257,7 @@ def test_strange_answers_of_the_flow_list(body):
             connection.close()
 
     with Strange(lambda got: []) as raw:
-        adapter = instrument_flowise(raw.url, timeout=2)
+        adapter = instrument_flowise(raw.url, timeout=60)
         assert adapter.get_chatflows() in ([], [{"id": None}])
         with pytest.raises(errors.FlowiseNotFoundError):
             adapter.predict_flow("by-name", "How many?")

@@ -139,7 +139,7 @@ def test_an_answer_of_a_strange_server_is_not_quoted(caplog):
     ]
     for body in bodies:
         with RawServer(lambda got, body=body: [body]) as raw:
-            adapter = instrument_flowise(raw.url, timeout=2)
+            adapter = instrument_flowise(raw.url, timeout=60)
             with pytest.raises(GovernanceError) as caught:
                 for _ in adapter.predict_flow(flow, QUESTION, stream=True):
                     pass

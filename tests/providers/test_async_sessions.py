@@ -198,7 +198,7 @@ def test_waiting_for_a_connection_is_not_sent(server):
         async with AsyncFlowiseAdapter(server.url, max_connections=1) as adapter:
             flow = server.flow_id("graph")
             await adapter.predict_flow(flow, "Hello")
-            slow = asyncio.create_task(adapter.predict_flow(flow, "[[sleep:1.5]] Hello"))
+            slow = asyncio.create_task(adapter.predict_flow(flow, "[[sleep:60]] Hello"))
             while sum(seen.method == "POST" for seen in server.requests) < 2:
                 await asyncio.sleep(0.01)
             with governance_context("test", budget=1) as context:
@@ -206,7 +206,10 @@ def test_waiting_for_a_connection_is_not_sent(server):
                     await adapter.predict_flow(flow, "Hello", timeout=0.2)
                 assert (context.calls, context.reserved) == (0, 0)
             assert caught.value.outcome == "not_sent"
-            await slow
+            assert not slow.done()
+            slow.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await slow
 
     asyncio.run(main())
     assert sum(seen.method == "POST" for seen in server.requests) == 2
@@ -237,7 +240,7 @@ def test_a_session_of_the_users_own():
 def test_what_failed_on_a_users_session_is_told_by_its_exceptions(server):
     async def main():
         async with aiohttp.ClientSession() as mine:
-            adapter = AsyncFlowiseAdapter(server.url, timeout=1.0)
+            adapter = AsyncFlowiseAdapter(server.url, timeout=3.0)
             adapter.session = mine
             with governance_context("test", budget=1) as context:
                 server.hang_next()
@@ -259,7 +262,7 @@ def test_the_timeout_of_a_users_session_is_honoured(server):
             adapter = AsyncFlowiseAdapter(server.url, timeout=60)
             adapter.session = mine
             server.hang_next()
-            with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
+            with at_most(30), pytest.raises(errors.FlowiseTimeoutError):
                 await adapter.predict_flow("graph", "Hello")
         async with aiohttp.ClientSession() as mine:
             adapter.session = mine
@@ -310,7 +313,7 @@ def failed_behind(proxy, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", proxy)
 
     async def main():
-        async with AsyncFlowiseAdapter("https://flowise.example", timeout=2) as adapter:
+        async with AsyncFlowiseAdapter("https://flowise.example", timeout=60) as adapter:
             with governance_context("test", budget=1) as context:
                 with pytest.raises(errors.FlowiseConnectionError) as caught:
                     await adapter.predict_flow(FLOW, "How many?")

@@ -182,24 +182,24 @@ def test_a_dead_server() -> None:
 @pytest.mark.parametrize("path", ["/ping", "/version", "/chatflows"])
 def test_a_server_that_never_answers_is_given_up_in_time(locked: FlowiseStandIn, path: str) -> None:
     locked.hang_next(on=path)
-    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=1.5))
-    assert seconds < 10
+    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=4.0))
+    assert seconds < 20
     assert not result.is_valid
     assert any("no whole answer" in issue.message for issue in result.issues)
 
 
 def test_a_server_that_drips_is_given_up_in_time(locked: FlowiseStandIn) -> None:
     locked.drip_next(0.05, on="/chatflows")  # some 20,000 bytes: a quarter of an hour
-    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=1.5))
-    assert seconds < 10
+    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=4.0))
+    assert seconds < 20
     assert errors(result) == ["flows"]
 
 
 def test_one_deadline_is_over_all_questions(locked: FlowiseStandIn) -> None:
     for path in ("/ping", "/version", "/executions"):
-        locked.drip_next(0.35, on=path)  # pong: 1.4 s; the version: 6 s
-    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=1.6))
-    assert seconds < 1.4 + 1.6, "no second time for the second question"
+        locked.drip_next(1.4, on=path)  # pong: 5.6 s; the version: 24 s
+    result, seconds = took(lambda: validate_flowise_setup(locked.url, KEY, timeout=6.0))
+    assert seconds < 5.6 + 6.0, "no second time for the second question"
     assert not result.is_valid
 
 
@@ -224,7 +224,7 @@ def test_headers_that_drip_are_given_up_in_time() -> None:
         result, seconds = took(lambda: validate_flowise_setup(url, timeout=0.6))
         stop.set()
         thread.join()
-    assert seconds < 10
+    assert seconds < 20
     assert errors(result) == ["connection"]
 
 
@@ -243,7 +243,7 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up_in_time(monkeypatch: pyte
         for thread in threading.enumerate():
             if thread.name == "genops_ctx-validation":
                 thread.join(30)
-    assert seconds < 10
+    assert seconds < 20
     assert errors(result) == ["connection"]
     assert "were not over within 0.4 s" in result.issues[-1].message
 

@@ -200,7 +200,7 @@ def test_a_session_with_other_adapters(server):
             Counting.sent += 1
             return super().send(*args, **kwargs)
 
-    adapter = instrument_flowise(server.url, timeout=2)
+    adapter = instrument_flowise(server.url, timeout=60)
     adapter.session = requests.Session()
     adapter.session.mount("http://", Counting())
     assert adapter.predict_flow("graph", "Hello")["text"]
@@ -208,8 +208,8 @@ def test_a_session_with_other_adapters(server):
     assert Counting.sent >= 3
     with governance_context("test", budget=1) as context:
         server.hang_next()
-        with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
-            adapter.predict_flow("graph", "Hello", timeout=1.0)
+        with at_most(20), pytest.raises(errors.FlowiseTimeoutError):
+            adapter.predict_flow("graph", "Hello", timeout=3.0)
         assert context.calls == 1
         adapter.base_url = "http://127.0.0.1:9"
         with pytest.raises(errors.FlowiseConnectionError) as caught:
@@ -220,7 +220,7 @@ def test_a_session_with_other_adapters(server):
 
 def test_an_exchange_that_is_over_before_it_began_was_not_sent(server):
     """A session's own code took all the time: nothing has left."""
-    adapter = instrument_flowise(server.url, timeout=1)
+    adapter = instrument_flowise(server.url, timeout=60)
     adapter.get_chatflow("chain")
 
     def dawdle(request, **kwargs):
@@ -238,7 +238,7 @@ def test_the_sessions_timeout_is_honoured(server, timeout):
     adapter = instrument_flowise(server.url)
     adapter.session.timeout = timeout
     server.hang_next()
-    with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
+    with at_most(30), pytest.raises(errors.FlowiseTimeoutError):
         adapter.predict_flow("graph", "Hello")
 
 
@@ -246,7 +246,7 @@ def test_the_calls_timeout_goes_before_the_sessions(server):
     adapter = instrument_flowise(server.url, timeout=60)
     adapter.session.timeout = 50
     server.hang_next()
-    with at_most(10), pytest.raises(errors.FlowiseTimeoutError):
+    with at_most(30), pytest.raises(errors.FlowiseTimeoutError):
         adapter.predict_flow("graph", "Hello", timeout=0.3)
 
 
@@ -505,13 +505,13 @@ def test_a_call_in_each_of_two_threads_has_a_deadline_of_its_own(server):
 
     def hang():
         with pytest.raises(errors.FlowiseTimeoutError) as caught:
-            adapter.predict_flow(flow, "Silence", timeout=1.2)
+            adapter.predict_flow(flow, "Silence", timeout=3.0)
         failed.append(caught.value)
 
     thread = threading.Thread(target=hang)
     thread.start()
     while thread.is_alive() and not any(seen.method == "POST" for seen in server.requests):
         time.sleep(0.01)
-    assert adapter.predict_flow(flow, "[[sleep:1.5]] Slow", timeout=30)["text"]
+    assert adapter.predict_flow(flow, "[[sleep:3.5]] Slow", timeout=60)["text"]
     thread.join()
     assert len(failed) == 1
