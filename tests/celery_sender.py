@@ -14,14 +14,14 @@ def send() -> dict[str, object]:
         sent = [tasks.spend.delay(1) for _ in range(16)]
         states: Counter[str] = Counter()
         for result in sent:
-            result.get(timeout=60, propagate=False)
+            result.get(timeout=120, propagate=False)
             states[result.state] += 1
     with governance_context("retrying", team="retry") as retrying:
         retried = tasks.flaky.delay()
-        answer = retried.get(timeout=60)
+        answer = retried.get(timeout=120)
     with governance_context("spreading", team="spread") as spreading:
-        below = tasks.spreading.delay().get(timeout=60)
-        found = [tasks.app.AsyncResult(name).get(timeout=60) for name in below]
+        below = tasks.spreading.delay().get(timeout=120)
+        found = [tasks.app.AsyncResult(name).get(timeout=120) for name in below]
     return {
         "states": states,
         "ids": {context.name: context.id for context in (batch, retrying, spreading)},

@@ -154,10 +154,10 @@ def _spend_in_a_process(store: str, out: str, ready: object) -> None:
         ledger="memory://",
         on_alert=[write],
     )
-    ready.wait(30)  # type: ignore[attr-defined]
+    ready.wait(120)  # type: ignore[attr-defined]
     for _ in range(25):
         spend("0.01")
-    assert get_runtime().alerts.flush(30)
+    assert get_runtime().alerts.flush(120)
 
 
 def test_many_processes_that_share_a_store_alert_once(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_many_processes_that_share_a_store_alert_once(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(180)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert sorted(out.read_text().split()) == ["0.5", "0.8", "1.0"]
 
@@ -330,7 +330,7 @@ def test_a_webhook_that_trickles_is_given_up_at_its_deadline(monkeypatch: pytest
         def trickle() -> None:
             connection, _ = server.accept()
             with connection:
-                for letter in b"HTTP/1.1 ".ljust(100, b" "):
+                for letter in b"HTTP/1.1 ".ljust(300, b" "):
                     if done.wait(0.1):
                         return
                     try:
@@ -343,7 +343,7 @@ def test_a_webhook_that_trickles_is_given_up_at_its_deadline(monkeypatch: pytest
         began = time.monotonic()
         with pytest.raises(WebhookError, match="it took too long"):
             Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}", deadline=0.5).post("x")
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         done.set()
         thread.join()
 

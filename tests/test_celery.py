@@ -79,9 +79,9 @@ def test_a_worker_in_a_thread(tasks, keyed):
         with governance_context("two", customer_id="two") as two:
             second = tasks.spend.delay(2)
         third = tasks.spend.delay(4)
-        assert first.get(timeout=20) == {"customer_id": "one"}
-        assert second.get(timeout=20) == {"customer_id": "two"}
-        assert third.get(timeout=20) is None
+        assert first.get(timeout=60) == {"customer_id": "one"}
+        assert second.get(timeout=60) == {"customer_id": "two"}
+        assert third.get(timeout=60) is None
     assert {charge.context_path[:1]: charge.cost for charge in charges} == {
         (one.id,): Decimal("0.01"),
         (two.id,): Decimal("0.02"),
@@ -97,7 +97,7 @@ def test_a_forged_header_gives_no_context(tasks, keyed, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("genops_ctx"), "handlers", [caplog.handler])
     with start_worker(tasks.app, pool="solo", perform_ping_check=False), capture() as charges:
         forged = tasks.spend.apply_async(headers={HEADER: "genops1.eyJuYW1lIjoieCJ9.AAAA"})
-        assert forged.get(timeout=20) is None
+        assert forged.get(timeout=60) is None
     assert "runs without the context" in caplog.text
     assert charges[0].context_path == ()
 
@@ -150,12 +150,12 @@ def test_workers_over_redis(tmp_path):
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=300,
                 check=False,
             )
         finally:
             worker.terminate()
-            worker.wait(30)
+            worker.wait(60)
     assert sender.returncode == 0, sender.stderr[-2000:] + (tmp_path / "worker.log").read_text()[-2000:]
     told = json.loads(sender.stdout)
     books = open_ledger(f"sqlite:///{ledger}")

@@ -130,7 +130,7 @@ def test_the_test_file_of_the_how_to_passes(tmp_path: Path) -> None:
         env={key: value for key, value in os.environ.items() if not key.startswith(("GENOPS_", "FLOWISE_"))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -268,7 +268,7 @@ def test_core_has_no_clock_and_no_input_or_output() -> None:
 def in_fresh_interpreter(code: str) -> object:
     """What ``code`` prints as JSON, run by an interpreter that has loaded nothing yet."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -415,7 +415,7 @@ def test_it_begins_with_the_first_context(importing, choice, carried, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.stdout.strip(), done.stderr) == (str(carried), "")

@@ -283,7 +283,7 @@ def test_the_fixture_in_a_project_of_a_user(tmp_path):
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(genops_ctx.__file__).parents[1])},

@@ -590,7 +590,7 @@ def cent_call(shared: bool) -> Call:
 
 @pytest.mark.parametrize("where", ["context", "account", "both"])
 def test_of_fifty_threads_ten_run(world: World, where: str) -> None:
-    ready = threading.Barrier(50, timeout=30)
+    ready = threading.Barrier(50, timeout=120)
     budget = None if where == "account" else "0.10"
 
     def one(context: GovernanceContext) -> bool:
@@ -634,7 +634,7 @@ def test_of_fifty_tasks_ten_run(world: World, where: str) -> None:
 
 
 def test_of_fifty_threads_in_contexts_of_their_own_ten_run(world: World) -> None:
-    ready = threading.Barrier(50, timeout=30)
+    ready = threading.Barrier(50, timeout=120)
 
     def one(_: int) -> bool:
         with governance_context("job", budget=5) as context:

@@ -661,7 +661,7 @@ def test_a_fee_has_no_model() -> None:
 
 def test_many_threads_in_one_tree() -> None:
     with governance_context("outer", budget=100 * NANO) as outer:
-        ready = threading.Barrier(20, timeout=30)
+        ready = threading.Barrier(20, timeout=120)
 
         def work(number: int) -> int:
             ready.wait()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("genops_runtime")
 
 
 class Slow:
-    """Part of a store, as far away as a server: each question is known to have begun, and takes until ``go_on``."""
+    """Part of a store, as far away as a server: each question is known to have begun, and takes a while."""
 
     def __init__(self, part: Any, server: Server) -> None:
         self._part = part

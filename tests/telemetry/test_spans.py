@@ -341,7 +341,7 @@ def run(code):
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(genops_ctx.__file__).parents[1])},
         cwd="/",
