@@ -15,7 +15,7 @@ from genops_ctx.core.errors import StoreError
 from genops_ctx.gathering import EXCHANGES, Gathering
 from genops_ctx.handoff import HandOff
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 class Server:

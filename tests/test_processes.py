@@ -82,7 +82,7 @@ def test_a_spawned_process(shared):
     with governance_context("outer", team="help", locked="team"), governance_context("inner") as context:
         process = multiprocessing.get_context("spawn").Process(target=attached, args=(export_context(), 3))
         process.start()
-        process.join(60)
+        process.join(180)
     assert process.exitcode == 0
     assert booked(context) == booked(context.parent) == 3
 
@@ -218,7 +218,7 @@ def test_a_forked_process_of_multiprocessing(shared):
             for process in processes:
                 process.start()
         for process in processes:
-            process.join(60)
+            process.join(180)
     assert booked(context) == 2
 
 
@@ -258,7 +258,7 @@ def test_locks_that_the_parents_threads_held_are_free_in_the_child(shared):
         for lock in held:
             lock.__enter__()
         entered.set()
-        over.wait(30)
+        over.wait(120)
         for lock in held:
             lock.__exit__(None, None, None)
 

@@ -67,7 +67,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(
     locked_flowise.hang_next(on="")
     began = time.monotonic()
     result = command("check", "--url", locked_flowise.url, "--timeout", "0.5")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert result.exit_code == 1
 
 

@@ -137,7 +137,7 @@ def test_a_refused_connection_is_released(client):
 
 
 def test_a_timeout_is_booked(client):
-    with RawServer(lambda got: [3.0]) as silent, capture() as charges:
+    with RawServer(lambda got: [60.0]) as silent, capture() as charges:
         auto_instrument(silent.url)
         with governance_context("test", budget=1), pytest.raises(client.timed_out):
             client.post(f"{silent.url}/api/v1/prediction/x", json=QUESTION, timeout=0.3)

@@ -347,24 +347,28 @@ def test_an_aiohttp_answer_that_is_closed_is_booked_at_once(server, url, end):
 
 
 def test_a_cancelled_call_is_booked():
-    async def main(url):
+    async def main(flowise):
+        url = f"{flowise.url}/api/v1/prediction/x"
+
         async def call():
             async with aiohttp.ClientSession() as session, session.post(url, json=QUESTION) as response:
                 await response.read()
 
         task = asyncio.ensure_future(call())
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(60):
+            while not flowise.posts:
+                await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     with (
-        RawServer(lambda got: [3.0]) as flowise,
+        RawServer(lambda got: [60.0]) as flowise,
         capture() as charges,
         governance_context("t", budget=1) as c,
     ):
         auto_instrument(flowise.url)
-        asyncio.run(main(f"{flowise.url}/api/v1/prediction/x"))
+        asyncio.run(main(flowise))
         assert c.reserved == 0
     assert [str(charge.outcome) for charge in charges] == ["cancelled"]
     assert charges[0].nanos > 0

