@@ -22,6 +22,7 @@ from genops_ctx.core.errors import ConfigurationError, StoreError
 from genops_ctx.runtime import Runtime, get_runtime, reset_runtime
 from genops_ctx.settings import Settings
 from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.sqlite import SQLiteStore
 from genops_ctx.telemetry.webhook import Webhook, WebhookError
 from genops_ctx.testing import FixedClock
 
@@ -148,6 +149,7 @@ def _spend_in_a_process(store: str, out: str, ready: object) -> None:
         with open(out, "a", encoding="utf-8") as file:
             file.write(f"{alert.threshold}\n")
 
+    SQLiteStore.__init__.__kwdefaults__["timeout"] = 60.0  # on a busy machine too
     configure(
         budgets=[Budget("1/total", name="all", on_exceeded="warn")],
         store=store,

@@ -28,8 +28,8 @@ from genops_ctx.ledger import open_ledger
 from genops_ctx.ledger.memory import MemoryLedger
 from genops_ctx.runtime import Runtime, reset_runtime
 from genops_ctx.settings import Settings
-from genops_ctx.stores import open_store
 from genops_ctx.stores.memory import MemoryStore
+from genops_ctx.stores.sqlite import SQLiteStore
 
 GUESS = Usage("openai", "small", 100, source=CostSource.ESTIMATED, exactness=Exactness.ESTIMATED)
 
@@ -61,7 +61,7 @@ def new_runtime(path: Path, clock: Clock) -> Runtime:
     settings = Settings(budgets=(Budget("5/day", by="team"),))
     return Runtime(
         settings,
-        store=open_store(f"sqlite:///{path}"),
+        store=SQLiteStore(path, timeout=60.0),  # on a busy machine too
         ledger=open_ledger(f"sqlite:///{path}"),
         prices=Tariff(),
         clock=clock,

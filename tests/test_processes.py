@@ -27,8 +27,11 @@ from genops_ctx import (
 from genops_ctx.core.errors import ConfigurationError, LockedAttributeError
 from genops_ctx.core.sealed import seal
 from genops_ctx.runtime import get_runtime
+from genops_ctx.stores.sqlite import SQLiteStore
 
 KEY = "a key for these tests"
+PATIENCE = 60.0
+"""Seconds that a store waits for other processes, on a busy machine too."""
 
 
 @pytest.fixture
@@ -37,6 +40,7 @@ def shared(tmp_path, monkeypatch, empty_directory):
     monkeypatch.setenv("GENOPS_SIGNING_KEY", KEY)
     monkeypatch.setenv("GENOPS_STORE", f"sqlite:///{tmp_path}/books.sqlite3")
     monkeypatch.setenv("GENOPS_LEDGER", f"sqlite:///{tmp_path}/books.sqlite3")
+    monkeypatch.setitem(SQLiteStore.__init__.__kwdefaults__, "timeout", PATIENCE)
     configure()
     yield
     get_runtime().books.close()
@@ -49,6 +53,7 @@ def spend(cents=1):
 
 
 def attached(exported, cents):
+    SQLiteStore.__init__.__kwdefaults__["timeout"] = PATIENCE  # also where a process of its own runs it
     with attach_context(exported) as context:
         try:
             spend(cents)
