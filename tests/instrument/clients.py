@@ -25,7 +25,7 @@ class Requests:
     refused = requests.ConnectionError
     timed_out = requests.Timeout
 
-    def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
+    def post(self, url: str, *, timeout: float = 60, **body: Any) -> Got:
         response = requests.post(url, timeout=timeout, **body)
         return Got(response.status_code, response.content)
 
@@ -52,7 +52,7 @@ class Session(Requests):
     def __init__(self) -> None:
         self.session = requests.Session()
 
-    def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
+    def post(self, url: str, *, timeout: float = 60, **body: Any) -> Got:
         response = self.session.post(url, timeout=timeout, **body)
         return Got(response.status_code, response.content)
 
@@ -75,7 +75,7 @@ class Httpx:
     def __init__(self) -> None:
         self.client = self.library.Client(timeout=60)
 
-    def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
+    def post(self, url: str, *, timeout: float = 60, **body: Any) -> Got:
         response = self.client.post(url, timeout=timeout, **body)
         return Got(response.status_code, response.content)
 
@@ -110,7 +110,7 @@ class HttpxAsync(Httpx):
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
+    def post(self, url: str, *, timeout: float = 60, **body: Any) -> Got:
         async def main() -> Got:
             async with self.library.AsyncClient(timeout=timeout) as client:
                 response = await client.post(url, **body)
@@ -155,7 +155,7 @@ class Aiohttp:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def post(self, url: str, *, timeout: float = 10, **body: Any) -> Got:
+    def post(self, url: str, *, timeout: float = 60, **body: Any) -> Got:
         async def main() -> Got:
             limit = aiohttp.ClientTimeout(total=timeout)
             async with (

@@ -13,15 +13,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from genops_ctx.cli import main
+from genops_ctx.instrument import governor
+from genops_ctx.providers import flows, prediction_story
+from genops_ctx.providers.transport import Limits
 from genops_ctx.runtime import reset_runtime
 from genops_ctx.testing.model_stub import ModelStub
 
@@ -33,12 +37,16 @@ from .flowise_server import FlowiseServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from genops_ctx.testing.model_answers import ModelAnswer
+
 VARIABLE = "GENOPS_TEST_FLOWISE"
 HERE = Path(__file__).parent
 
 RECEIVER_KEY = "key-of-the-receivers"
 
 RATE_LIMIT_MESSAGE = "Slow down, please"
+
+PATIENT = Limits(connect=60.0, total=120.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +116,15 @@ def flowise(
         owner.close()
 
         builder = FlowBuilder(server.url, admin.secret, model_stub.url)
-        flows = _build(builder)
-        builder.protect(flows["protected"], guard.id)
+        built = _build(builder)
+        builder.protect(built["protected"], guard.id)
         yield RunningFlowise(
             url=server.url,
             api_key=admin.secret,
             readonly_key=readonly.secret,
             noperm_key=noperm.secret,
             flow_key=guard.secret,
-            flows=flows,
+            flows=built,
             model_stub=model_stub,
             builder=builder,
             log=server.log,
@@ -155,6 +163,60 @@ def flowise_model(flowise: RunningFlowise) -> ModelStub:
     """The model behind Flowise, with nothing billed yet."""
     flowise.model_stub.reset()
     return flowise.model_stub
+
+
+class Held:
+    """Answers that are kept back: the model has billed a call, and the test says when it is answered."""
+
+    def __init__(self, model_stub: ModelStub) -> None:
+        self._model_stub = model_stub
+        self._let_go = threading.Event()
+
+    def wait_for(self, number: int) -> None:
+        """Until so many calls have come."""
+        self._model_stub.wait_for(number, timeout=120)
+
+    def let_go(self) -> None:
+        """Have them answered, and those that come later."""
+        self._let_go.set()
+
+    def keep_back(self) -> None:
+        """Those that come from now on, until the next are let go."""
+        self._let_go.clear()
+
+    def warm_up(self, call: Callable[[], object]) -> None:
+        """Make a call that is answered and then forgotten: the next looks nothing up within its own time."""
+        self.let_go()
+        call()
+        self._model_stub.reset()
+        self.keep_back()
+
+    def hold(self) -> None:
+        """Until they are let go."""
+        self._let_go.wait(120)
+
+
+@pytest.fixture
+def held(flowise_model: ModelStub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """No call of the model is answered until it is let go: what comes first is not left to the clock."""
+    held, respond = Held(flowise_model), flowise_model.respond
+
+    def kept_back(provider: Any, body: dict[str, object], headers: Any = None) -> ModelAnswer:
+        given = respond(provider, body, headers)
+        held.hold()
+        return given
+
+    monkeypatch.setattr(flowise_model, "respond", kept_back)
+    yield held
+    held.let_go()
+
+
+@pytest.fixture(autouse=True)
+def patient_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a call is delayed to learn of its flow is tested elsewhere: a busy Flowise is known here too."""
+    monkeypatch.setattr(flows, "LOOK_UP_LIMITS", PATIENT)
+    monkeypatch.setattr(governor, "LOOK_UP", PATIENT)
+    monkeypatch.setattr(prediction_story, "EXECUTION_SECONDS", PATIENT.total)
 
 
 _numbers = count(1)

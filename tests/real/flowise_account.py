@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import requests
 
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 EMAIL = "owner@example.com"
 # Flowise wants upper and lower case, a digit and a sign
 PASSWORD = "Only-4-tests"

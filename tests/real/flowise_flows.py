@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 
 Node = dict[str, Any]
 Edge = dict[str, Any]

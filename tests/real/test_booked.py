@@ -7,6 +7,7 @@ made of them and of the tokens that the model counted.
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from genops_ctx.providers.errors import (
     FlowiseTimeoutError,
 )
 
-from .conftest import RunningFlowise
+from .conftest import Held, RunningFlowise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,17 +215,24 @@ def test_a_budget_refuses_before_anything_is_sent(
 
 
 def test_ten_of_fifty_at_once_fit_a_budget_for_ten(
-    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, held: Held
 ) -> None:
+    """No model answers before 40 were refused: none had room that another gave back."""
+    refusals, lock = 0, threading.Lock()
+
     def call() -> bool:
+        nonlocal refusals
         try:
-            adapter.predict_flow("agentflow_llm", "[[sleep:3]] hello", max_cost="0.01")
+            adapter.predict_flow("agentflow_llm", "hello", max_cost="0.01")
         except BudgetExceeded:
+            with lock:
+                refusals += 1
+                if refusals == 40:
+                    held.let_go()
             return False
         return True
 
-    adapter.predict_flow("agentflow_llm", "warm up")
-    flowise_model.reset()
+    held.warm_up(lambda: adapter.predict_flow("agentflow_llm", "hello"))
     with governance_context("fifty", budget="0.10") as context, ThreadPoolExecutor(50) as pool:
         results = [pool.submit(contextvars.copy_context().run, call) for _ in range(50)]
         ran = sum(result.result() for result in results)
@@ -288,17 +296,18 @@ def test_a_refused_model_call_costs_nothing(
 
 
 def test_a_slow_model_is_left_at_the_deadline_and_booked(
-    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub
+    adapter: GenOpsFlowiseAdapter, flowise_model: ModelStub, held: Held
 ) -> None:
+    held.warm_up(lambda: adapter.predict_flow("llm_chain", "hello"))
     began = time.monotonic()
     with governance_context("slow", budget=1) as context, pytest.raises(FlowiseTimeoutError) as failed:
-        adapter.predict_flow("llm_chain", "[[sleep:6]] hello", timeout=1.5)
-    assert time.monotonic() - began < 5.5
+        adapter.predict_flow("llm_chain", "hello", timeout=1.5)
+    assert time.monotonic() - began < 1.5 + 10
     assert failed.value.charge is not None
     assert failed.value.charge.nanos > 0
     assert failed.value.charge.exactness is Exactness.ESTIMATED
     assert context.reserved == 0
-    wait_served(flowise_model, 1)  # Flowise waited for it, and it is billed
+    held.wait_for(1)  # Flowise waits for it, and it is billed
 
 
 def test_an_abandoned_stream_is_booked_and_flagged(

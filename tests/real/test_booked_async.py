@@ -19,7 +19,7 @@ from genops_ctx.providers.errors import (
 )
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
 
-from .conftest import RunningFlowise
+from .conftest import Held, RunningFlowise
 from .test_booked import QUESTION, bill, served
 
 if TYPE_CHECKING:
@@ -81,17 +81,28 @@ def test_what_flowise_does_not_report_is_flagged(
     assert charge.exactness is Exactness.ESTIMATED
 
 
-def test_ten_of_fifty_at_once_fit_a_budget_for_ten(flowise: RunningFlowise, flowise_model: ModelStub) -> None:
+def test_ten_of_fifty_at_once_fit_a_budget_for_ten(
+    flowise: RunningFlowise, flowise_model: ModelStub, held: Held
+) -> None:
+    """No model answers before 40 were refused: none had room that another gave back."""
+    refusals = 0
+
     async def call(adapter: AsyncFlowiseAdapter) -> bool:
+        nonlocal refusals
         try:
-            await adapter.predict_flow("agentflow_llm", "[[sleep:1]] hello", max_cost="0.01")
+            await adapter.predict_flow("agentflow_llm", "hello", max_cost="0.01")
         except BudgetExceeded:
+            refusals += 1
+            if refusals == 40:
+                held.let_go()
             return False
         return True
 
     async def work(adapter: AsyncFlowiseAdapter) -> tuple[int, Any]:
+        held.let_go()
         await adapter.predict_flow("agentflow_llm", "warm up")
         flowise_model.reset()
+        held.keep_back()
         with governance_context("fifty", budget="0.10") as context:
             return sum(await asyncio.gather(*[call(adapter) for _ in range(50)])), context
 
@@ -136,24 +147,31 @@ def test_a_part_way_failure_is_booked_by_the_nodes_that_finished(
     assert failed.value.charge.nanos == bill(flowise_model) > 0
 
 
-def test_a_cancelled_call_is_booked_and_billed(flowise: RunningFlowise, flowise_model: ModelStub) -> None:
+def test_a_cancelled_call_is_booked_and_billed(
+    flowise: RunningFlowise, flowise_model: ModelStub, held: Held
+) -> None:
     """Flowise runs the flow to its end, whoever listens."""
 
     async def work(adapter: AsyncFlowiseAdapter) -> None:
-        await adapter.get_chatflow("agentflow_llm")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await adapter.predict_flow("agentflow_llm", "[[sleep:1]] hello")
+        async def call() -> None:
+            await adapter.predict_flow("agentflow_llm", "hello")
+
+        called = asyncio.create_task(call())
+        await asyncio.to_thread(held.wait_for, 1)
+        called.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await called
 
     with governance_context("cancelled", budget=1) as context:
         run(flowise, work)
     assert (context.calls, context.reserved) == (1, 0)
-    flowise_model.wait_for(1, timeout=10)
     assert context.total_cost >= Decimal(bill(flowise_model)).scaleb(-9) > 0
     assert context.inexact_cost == context.total_cost
 
 
-def test_unknown_flows_keys_and_deadlines(flowise: RunningFlowise, flowise_model: ModelStub) -> None:
+def test_unknown_flows_keys_and_deadlines(
+    flowise: RunningFlowise, flowise_model: ModelStub, held: Held
+) -> None:
     unknown = str(uuid.uuid4())
     for stream in (False, True):
         with pytest.raises(FlowiseNotFoundError):
@@ -162,10 +180,19 @@ def test_unknown_flows_keys_and_deadlines(flowise: RunningFlowise, flowise_model
             run(flowise, lambda adapter, stream=stream: ask(adapter, "protected", stream))
         assert refused.value.charge is not None
         assert refused.value.charge.nanos == 0
+
+    async def work(adapter: AsyncFlowiseAdapter) -> None:
+        held.let_go()
+        await adapter.predict_flow("llm_chain", "hi")  # the next looks nothing up within its own time
+        flowise_model.reset()
+        held.keep_back()
+        await adapter.predict_flow("llm_chain", "hi", timeout=1)
+
     with pytest.raises(FlowiseTimeoutError) as late:
-        run(flowise, lambda adapter: adapter.predict_flow("llm_chain", "[[sleep:3]] hi", timeout=1))
+        run(flowise, work)
     assert late.value.charge is not None
     assert late.value.charge.nanos > 0
+    held.wait_for(1)  # Flowise waits for it: it must not run into the next test
 
 
 def test_flows_and_messages(flowise: RunningFlowise, flowise_model: ModelStub) -> None:

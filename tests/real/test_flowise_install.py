@@ -81,5 +81,5 @@ def test_a_second_installer_waits_for_the_first(tmp_path: Path) -> None:
         second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
         with pytest.raises(subprocess.TimeoutExpired):
             second.wait(1)
-    printed, _ = second.communicate(timeout=30)
+    printed, _ = second.communicate(timeout=120)
     assert (printed, second.returncode) == ("in\n", 0)

@@ -34,7 +34,7 @@ def definition(flowise: RunningFlowise, flow: str) -> dict[str, Any]:
     answer = requests.get(
         f"{flowise.url}/api/v1/chatflows/{flowise.flows[flow]}",
         headers={"Authorization": f"Bearer {flowise.api_key}"},
-        timeout=10,
+        timeout=60,
     ).json()
     assert isinstance(answer, dict)
     del answer["updatedDate"]
@@ -45,7 +45,7 @@ def credentials(flowise: RunningFlowise) -> set[str]:
     answer = requests.get(
         f"{flowise.url}/api/v1/credentials",
         headers={"Authorization": f"Bearer {flowise.api_key}"},
-        timeout=10,
+        timeout=60,
     )
     return {row["id"] for row in answer.json()}
 
@@ -151,7 +151,7 @@ def change(flowise: RunningFlowise, flow: str, fields: dict[str, Any]) -> None:
         f"{flowise.url}/api/v1/chatflows/{flowise.flows[flow]}",
         json=fields,
         headers={"Authorization": f"Bearer {flowise.api_key}"},
-        timeout=10,
+        timeout=60,
     ).raise_for_status()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from genops_ctx.service.key_store import open_keys
 from genops_ctx.service.keys import new_key
 from tests.service.served import Served
 
-from .conftest import RunningFlowise
+from .conftest import Held, RunningFlowise
 from .test_booked import bill
 
 QUESTION = "What is two plus three?"
@@ -121,7 +123,7 @@ for streaming in (False, True):
         [sys.executable, "-c", program, service.url, key(service, "sdk"), flowise.flows["agentflow_llm"]],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     ).stdout
     parts = [json.loads(line) for line in told.splitlines()]
@@ -155,33 +157,40 @@ def charges_of(service: Served) -> list[Any]:
         ledger.close()
 
 
-def test_what_a_client_that_leaves_had_begun_is_booked(flowise: RunningFlowise, service: Served) -> None:
-    """Flowise runs on, and is billed for it."""
-    headers = {"Authorization": f"Bearer {key(service, 'left')}"}
-    url = f"{service.url}/api/v1/prediction/{flowise.flows['agentflow_llm']}"
-    flowise.model_stub.reset()
-    body = {"question": "[[sleep:2]] What is two plus three?"}
-    with pytest.raises(requests.Timeout):
-        requests.post(url, json=body, headers=headers, timeout=0.7)
-    deadline = time.monotonic() + 60
-    while not charges_of(service) and time.monotonic() < deadline:
+def wait_charges(service: Served, number: int) -> list[Any]:
+    deadline = time.monotonic() + 90
+    while len(charges := charges_of(service)) < number and time.monotonic() < deadline:
         time.sleep(0.1)
+    return charges
+
+
+def test_what_a_client_that_leaves_had_begun_is_booked(
+    flowise: RunningFlowise, service: Served, held: Held
+) -> None:
+    """Flowise runs on, and is billed for it."""
+    headers = {"Authorization": f"Bearer {key(service, 'left')}", "Content-Type": "application/json"}
+    path = f"/api/v1/prediction/{flowise.flows['agentflow_llm']}"
+    body = {"question": QUESTION}
+    client = HTTPConnection("127.0.0.1", service.port, timeout=90)
+    client.request("POST", path, json.dumps(body), headers)
+    held.wait_for(1)
+    client.close()
+    time.sleep(0.5)  # the worker sees that nobody listens, before it has an answer
+    held.let_go()
     # The worker waits for the answer all the same: it is booked as it was billed.
-    (whole,) = charges_of(service)
+    (whole,) = wait_charges(service, 1)
     assert (whole.outcome, whole.exactness) == ("completed", Exactness.EXACT)
     assert whole.nanos == bill(flowise.model_stub) > 0
 
     flowise.model_stub.reset()
-    with requests.post(
-        url, json={**body, "streaming": True}, headers=headers, stream=True, timeout=20
-    ) as one:
-        next(one.iter_content(16))
-    while len(charges_of(service)) < 2 and time.monotonic() < deadline + 20:
-        time.sleep(0.1)
-    _, cut = charges_of(service)
+    held.keep_back()
+    client.request("POST", path, json.dumps({**body, "streaming": True}), headers)
+    assert len(client.getresponse().read(16)) == 16
+    held.wait_for(1)
+    client.close()
+    _, cut = wait_charges(service, 2)
     assert (cut.outcome, cut.exactness) == ("abandoned", Exactness.ESTIMATED)
-    while not flowise.model_stub.calls and time.monotonic() < deadline + 40:
-        time.sleep(0.1)
+    held.let_go()
     assert len(flowise.model_stub.calls) == 1
     # Nothing of an answer was seen: a usual one is taken for it, and that is not less.
     assert cut.nanos >= bill(flowise.model_stub) > 0
@@ -255,12 +264,12 @@ to = ["{other}"]
 
 
 def test_no_caller_has_another_call_s_usage_told_as_its_own(
-    flowise: RunningFlowise, service: Served, flowise_model: Any
+    flowise: RunningFlowise, service: Served, flowise_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flowise keeps what a run of an evaluation has used by an id that callers choose, and hands it to
     whoever says that id next: a dear call would be booked at what a cheap one has used, as exact."""
     run = str(uuid.uuid4())
-    slow = {"question": "[[sleep:2]] hi", "evaluation": True, "evaluationRunId": run}
+    slow = {"question": "hi", "evaluation": True, "evaluationRunId": run}
     dear = {"question": "[[long:500]] hi", "evaluationRunId": run}
 
     def predict(url: str, secret: str, flow: str, body: dict[str, Any]) -> requests.Response:
@@ -268,11 +277,22 @@ def test_no_caller_has_another_call_s_usage_told_as_its_own(
         where = f"{url}/api/v1/prediction/{flowise.flows[flow]}"
         return requests.post(where, json=body, headers=headers, timeout=60)
 
+    used_once, taken_from_it = threading.Event(), threading.Event()
+    respond = flowise_model.respond
+
+    def with_a_pause(provider: Any, given: dict[str, Any], headers: Any = None) -> Any:
+        if any(message["role"] == "tool" for message in given["messages"]):
+            used_once.set()
+            taken_from_it.wait(120)
+        return respond(provider, given, headers)
+
+    monkeypatch.setattr(flowise_model, "respond", with_a_pause)
     with ThreadPoolExecutor(1) as other:
-        # Its agent has used its model once by the third second, and not yet for the second time.
+        # Its agent has used its model once, and waits for it the second time.
         agent = other.submit(predict, flowise.url, flowise.api_key, "tool_agent", slow)
-        time.sleep(3)
+        assert used_once.wait(120)
         taken = predict(flowise.url, flowise.api_key, "llm_chain", dear)
+        taken_from_it.set()
         assert agent.result().status_code == 200
     told = [json.loads(item) for item in taken.json()["metrics"] if isinstance(item, str)]
     assert [item["completionTokens"] for item in told if "completionTokens" in item] == [17]

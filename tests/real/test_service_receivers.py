@@ -166,7 +166,7 @@ def last_of(service: Served) -> dict[str, Charge]:
     return last
 
 
-def wait_exact(service: Served, count: int, seconds: float = 60) -> dict[str, Charge]:
+def wait_exact(service: Served, count: int, seconds: float = 180) -> dict[str, Charge]:
     until = time.monotonic() + seconds
     while True:
         last = last_of(service)
@@ -240,8 +240,8 @@ def test_100_calls_at_16_at_a_time_on_four_workers_are_exact(
     assert len(last) == 100
     check(service, last, judge)
     assert Counter(one.attribution["team"] for one in last.values()) == {"search": 50, "help": 50}
-    assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
     assert service.stop() == 0
+    assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
 
 
 def test_workers_that_are_killed_lose_no_evidence(
@@ -332,8 +332,8 @@ def test_96_calls_through_the_proxy_of_four_workers_are_exact(
     last = wait_exact(service, 96)
     assert len(last) == 96
     check(service, last, judge)
-    assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
     assert service.stop() == 0
+    assert total(service) == price(judge.model.calls) == in_accounts(service)[0]
 
 
 def test_a_client_elsewhere_learns_what_the_service_received(
@@ -356,8 +356,9 @@ def test_a_client_elsewhere_learns_what_the_service_received(
                 )
                 if stream:
                     list(answer)
-        assert len(context.pending) > 0
-        assert context.wait(30)
+                assert answer.charge is not None
+                assert answer.charge.exactness is not Exactness.EXACT
+        assert context.wait(120)
         assert int(context.total_cost * 10**9) == price(judge.model.calls) > 0
         assert context.inexact_cost == 0
     finally:

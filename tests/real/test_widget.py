@@ -70,7 +70,7 @@ def test_what_a_visitor_asks_is_booked_as_it_is_billed(
 ) -> None:
     tab = visit(streams=streams)
     tab.ask("What is two plus three?")
-    assert tab.answer(1, seconds=40)
+    assert tab.answer(1)
     assert tab.console == []
     assert {status for _, _, status in tab.asked} == {200}
     told = " ".join([*tab.heard, tab.page.content()])
@@ -94,10 +94,10 @@ def test_a_visitor_leaves_a_name_rates_an_answer_and_uses_the_budget_up(
     tab.page.locator("input[name=name]").fill("Ana")
     tab.page.locator("input[name=email]").fill("ana@example.com")
     tab.page.locator("form button").click()
-    tab.page.locator("textarea:enabled").wait_for(timeout=15_000)
+    tab.page.locator("textarea:enabled").wait_for()
     tab.ask("What is two plus three?")
     with tab.page.expect_response("**/feedback/**"):
-        tab.page.get_by_title("Thumbs Up").last.click(timeout=40_000)
+        tab.page.get_by_title("Thumbs Up").last.click()
     tab.page.get_by_placeholder("What do you think of the response?").fill("It is right")
     with tab.page.expect_response("**/feedback/**"):
         tab.page.get_by_role("button", name="Submit").click()
