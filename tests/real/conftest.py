@@ -213,7 +213,7 @@ def held(flowise_model: ModelStub, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def patient_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a call is delayed to learn of its flow is tested elsewhere: a busy Flowise is known here too."""
+    """How long a call waits to learn of its flow is tested elsewhere; here a busy Flowise is asked too."""
     monkeypatch.setattr(flows, "LOOK_UP_LIMITS", PATIENT)
     monkeypatch.setattr(governor, "LOOK_UP", PATIENT)
     monkeypatch.setattr(prediction_story, "EXECUTION_SECONDS", PATIENT.total)
