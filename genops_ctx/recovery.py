@@ -24,8 +24,9 @@ log = logging.getLogger("genops_ctx")
 
 HEARTBEAT = 1.0
 """Seconds between two looks at the store."""
-CLOSED_SECONDS = 3.0
-"""How long nothing is reserved in data begun anew: every process has looked meanwhile."""
+CLOSED_SECONDS = 10.0
+"""How long nothing is reserved in data begun anew: every process has looked meanwhile, also one that stood
+still for some seconds or waits for an answer of the server that is gone."""
 
 
 class Recovery:
@@ -79,12 +80,12 @@ class Recovery:
         """Ask the store, which tells new data of calls in flight; bring it back where it is lost."""
         try:
             try:
-                self._store.accounts(())
+                self._store.probe()  # type: ignore[attr-defined]
             except StoreDataLost as loss:
                 controls = Controls(self._store, self._ledger, self._clock, actor="recovery")
                 if controls.bring_back(CLOSED_SECONDS):
                     log.error("%s. It was brought back from the ledger, which is declared complete", loss)
-                self._store.accounts(())
+                self._store.probe()  # type: ignore[attr-defined]
         except StoreError as error:
             log.debug("the store cannot be looked after now: %s", error)
         except Exception:

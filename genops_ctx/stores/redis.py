@@ -16,7 +16,7 @@ from .redis_exchange import ask, ask_all
 from .redis_line import Line
 from .redis_scripts import keys_of
 from .redis_session import Session
-from .redis_urls import connect, parse_address
+from .redis_urls import connect, disconnect, parse_address
 
 if TYPE_CHECKING:
     from .redis_health import RedisHealth
@@ -124,10 +124,14 @@ class RedisStore:
         self, wishes: Sequence[tuple[Reserve, float]]
     ) -> list[Held | Refusal | WrongWindow | Exception]:
         """Reserve for several calls, one after the other; the answer of each, or what it raises."""
+        booked_in = self.session.generation
         answers = self._ask_all([words.reserve(wish, now) for wish, now in wishes])
         for (wish, now), answer in zip(wishes, answers, strict=True):
             if isinstance(answer, Held) and answer.fresh:
                 self.session.in_flight.begin(wish, answer.amount, now)
+        if booked_in is not None and self.session.generation != booked_in:
+            # Another thread went over to restored data, before it could know of these.
+            self.session.in_flight.tell_again()
         return answers
 
     def settle(self, hold: str, actual: int, accounts: tuple[str, ...], now: float, completed: bool) -> None:
@@ -194,9 +198,16 @@ class RedisStore:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            client.close()
+            disconnect(client)
 
     # -- what only Redis needs ------------------------------------------------------------------
+
+    def probe(self) -> None:
+        """Ask also where the server was silent a moment ago; data begun anew is told of calls in flight.
+
+        Raises :class:`StoreDataLost` where the data is gone, :class:`StoreError` where nobody answers.
+        """
+        self._ask_anyway(words.accounts(()))
 
     def claim_restore(self, seconds: float = 120.0, claim: str = "") -> str | None:
         """A token for the one process that is to replay the ledger and :meth:`restore`, for so long.
@@ -257,6 +268,9 @@ class RedisStore:
 
     def _ask(self, transition: words.Transition[T]) -> T:
         self._line.check()
+        return self._ask_anyway(transition)
+
+    def _ask_anyway(self, transition: words.Transition[T]) -> T:
         name, now, arguments, read = transition
         return read(
             self._bounded(lambda client: ask(client, self.keys, self.session.ask(name, now, *arguments)))

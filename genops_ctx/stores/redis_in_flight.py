@@ -76,32 +76,34 @@ class InFlight:
 
     def tell_again(self) -> None:
         """The data is other data now."""
-        self._untold = list(self._flights) if self._process == os.getpid() else []
+        with self._lock:
+            self._untold = list(self._flights) if self._process == os.getpid() else []
 
     def untold(self, now: float) -> tuple[list[str], list[str | int]] | None:
         """The next that are to be told, by name, and as ``lua/put_back.lua`` lists them; None where none are.
 
         ``now`` is the caller's clock. What expired meanwhile is told too: it is booked as lost then.
         """
-        names = [name for name in self._untold[:AT_ONCE] if name in self._flights]
-        if not names:
-            self._untold = self._untold[AT_ONCE:]
-            return self.untold(now) if self._untold else None
+        if not self._untold:
+            return None
+        with self._lock:
+            self._untold = [name for name in self._untold if name in self._flights]
+            flights = {name: self._flights[name] for name in self._untold[:AT_ONCE]}
+        if not flights:
+            return None
         here = time.monotonic()
-        arguments: list[str | int] = [len(names)]
-        for name in names:
-            flight = self._flights.get(name)
-            if flight is None:  # it has just ended
-                return self.untold(now)
+        arguments: list[str | int] = [len(flights)]
+        for name, flight in flights.items():
             wish, hold = flight.wish, flight.hold
             accounts = hold.accounts
             expires_at = now + flight.left - (here - flight.since)
             arguments += (name, hold.amount, repr(expires_at), int(wish.keyed), wish.memo, wish.token)
             arguments += (len(accounts), *accounts)
-        return names, arguments
+        return list(flights), arguments
 
     def told(self, names: list[str]) -> list[str]:
         """Those that have ended meanwhile, which the data may have heard of too late."""
         done = set(names)
-        self._untold = [name for name in self._untold if name not in done]
-        return [name for name in names if name not in self._flights]
+        with self._lock:
+            self._untold = [name for name in self._untold if name not in done]
+            return [name for name in names if name not in self._flights]

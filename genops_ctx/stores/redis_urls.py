@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ..core.errors import ConfigurationError
 from .redis_deadline import Deadline, bind
 
-__all__ = ["Address", "connect", "parse_address"]
+__all__ = ["Address", "connect", "disconnect", "parse_address"]
 
 _KINDS = ("redis", "rediss", "unix")
 _HOST = re.compile(r"([^:@#\[\]]*|\[[^\[\]@#]*\])(:\d*)?\Z")
@@ -155,6 +155,14 @@ def connect(address: Address, deadline: Deadline, *, connect_timeout: float, com
             f"redis-py does not take a parameter of the URL of {address.shown} ({reason}); see its "
             "documentation of Redis.from_url"
         ) from None
+
+
+def disconnect(client: Any) -> None:
+    """Close the connections of a client, and those to the Sentinels that told it of its server."""
+    client.close()
+    sentinels = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for sentinel in sentinels.sentinels if sentinels is not None else ():
+        sentinel.close()
 
 
 def _bind_nodes(cluster: Any, deadline: Deadline, connect_timeout: float, command_timeout: float) -> None:

@@ -57,6 +57,10 @@ class Plan:
     """seconds that it begins after the others"""
     patience: float = 90.0
     """seconds that a worker goes on while the store does not answer"""
+    gates: str = ""
+    """a folder: an operation begins once ``begin-OPERATION`` is there, is answered once ``answer-…`` is"""
+    turned_away: str = ""
+    """a file that a call is appended to each time that the store did not answer it"""
     command_timeout: float = 20.0
     ledger: str = ""
     """path of one that all workers share, and that is declared complete; each has its own in memory else"""
@@ -174,6 +178,11 @@ def bill(path: str, operation: str) -> None:
     os.close(file)
 
 
+def pass_gate(plan: Plan, step: str, operation: str) -> None:
+    while plan.gates and not os.path.exists(f"{plan.gates}/{step}-{operation}"):
+        time.sleep(0.05)
+
+
 def billed(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
@@ -181,6 +190,7 @@ def billed(path: Path) -> list[str]:
 def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
     """One call of a cent, tried again while the store does not answer."""
     report = Report()
+    pass_gate(plan, "begin", operation)
     until = time.monotonic() + plan.patience
     unsure = False
     while time.monotonic() < until:
@@ -195,6 +205,7 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
                 if plan.stop_at_bill:
                     time.sleep(600)
                 time.sleep(plan.answer_after)
+                pass_gate(plan, "answer", operation)
                 call.record_cost(plan.cost_of(operation))
         except BudgetExceeded:
             report.refused.append(operation)
@@ -207,6 +218,8 @@ def attempt(plan: Plan, runtime: Runtime, operation: str) -> Report:
             return report
         except StoreUnavailable:
             report.unanswered += 1
+            if plan.turned_away:
+                bill(plan.turned_away, operation)
             unsure = True
             time.sleep(0.02)
             continue
@@ -252,7 +265,7 @@ def work(plan: Plan, operations: Sequence[str], ready: Any, go: Any, reports: An
 
     threads = [threading.Thread(target=one, args=(operation,)) for operation in operations]
     ready.put(os.getpid())
-    go.wait(120)
+    go.wait(300)
     time.sleep(plan.late)
     for thread in threads:
         thread.start()
@@ -282,14 +295,14 @@ def run_workers(
     for worker in workers:
         worker.start()
     for _ in workers:
-        ready.get(timeout=120)
+        ready.get(timeout=300)
     go.set()
     meanwhile(workers)
     total = Report()
     expected = sum(not plan.stop_at_bill for plan in plans)
     try:
         for _ in range(expected):
-            total.add(reports.get(timeout=180))
+            total.add(reports.get(timeout=2 * max(plan.patience for plan in plans)))
     except Empty:
         raise AssertionError("a worker did not come back") from None
     finally:

@@ -132,6 +132,18 @@ def test_a_hung_server_costs_a_call_the_bound_and_the_calls_after_it_nothing(ser
     assert RedisStore(server.url, command_timeout=20.0).reserve(wish("op#2"), time.time()).fresh  # type: ignore[union-attr]
 
 
+def test_who_looks_after_the_data_asks_also_where_the_server_was_silent(server: RedisServer) -> None:
+    """Others are told at once that it was; who tells new data of calls in flight may not come too late."""
+    store = RedisStore(server.url, command_timeout=BOUND)
+    once_it_answers(lambda: held(store, "op#1"))
+    store._line.failed(TimeoutError("by 600 s"), time.monotonic() - 600)
+    with pytest.raises(StoreError, match="a moment ago"):
+        spent(store)
+    once_it_answers(store.probe)
+    assert once_it_answers(lambda: spent(store)) == Account(0, 5)
+    store.close()
+
+
 def test_a_server_that_comes_back_does_nothing_stale(server: RedisServer) -> None:
     store = RedisStore(server.url, command_timeout=BOUND)
     once_it_answers(lambda: held(store, "op#1"))
@@ -280,6 +292,29 @@ def test_restored_accounts_are_used_by_everybody(server: RedisServer, client: Re
     other.settle("op#0", 10, (), time.time(), True)
     client.release("op#1", time.time())
     assert spent(client) == Account(30 + 7 + 2, 0)
+
+
+def test_a_call_that_was_admitted_just_before_the_loss_is_told_of(
+    server: RedisServer, client: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread of its process goes over to the new data before the call is known to be in flight."""
+    other = RedisStore(server.url, command_timeout=20.0)
+    held(client, "op#1")
+    begin = client.session.in_flight.begin
+
+    def late(wish: Reserve, amount: int, now: float) -> None:
+        server.cli("FLUSHALL")
+        with pytest.raises(StoreDataLost):
+            client.probe()
+        assert other.restore({"a": Account(30, 0)})
+        client.probe()
+        begin(wish, amount, now)
+
+    assert spent(other) == Account(0, 5)
+    monkeypatch.setattr(client.session.in_flight, "begin", late)
+    held(client, "op#2", amount=7)
+    client.probe()
+    assert spent(other) == Account(30, 5 + 7)
 
 
 def test_who_comes_when_all_is_restored_restores_nothing(server: RedisServer, client: RedisStore) -> None:

@@ -158,8 +158,7 @@ def test_a_failover_to_a_replica_that_has_all_goes_on(sentinels: Sentinels) -> N
     assert isinstance(hold(store, "op#1", 60), Held)
     store.settle("op#1", 50, (), time.time(), True)
     assert isinstance(hold(store, "op#2", 30), Held)
-    with redis.Redis.from_url(sentinels.master.url) as master:
-        assert master.wait(1, 5000) == 1
+    sentinels.catch_up()
     sentinels.fail_over()
     until(lambda: account(store) == Account(50, 30))
     assert isinstance(hold(store, "op#3", 30), Refusal)
@@ -167,15 +166,25 @@ def test_a_failover_to_a_replica_that_has_all_goes_on(sentinels: Sentinels) -> N
     store.close()
 
 
+def test_a_store_that_is_closed_has_no_connections_to_its_sentinels_either(sentinels: Sentinels) -> None:
+    def connections() -> int:
+        return sentinels.sentinel.cli("CLIENT", "LIST", "TYPE", "normal").count("addr=127.0.0.1:")
+
+    before = connections()
+    store = RedisStore(sentinels.url, command_timeout=20.0, connect_timeout=20.0)
+    account(store)
+    assert connections() > before
+    store.close()
+    until(lambda: connections() == before)
+    assert account(store) == Account(0, 0), "it is connected again"
+    store.close()
+
+
 def test_a_failover_to_a_replica_that_was_behind_is_noticed(sentinels: Sentinels) -> None:
     """Redis replicates after it has answered, so a failover may lose what was answered last."""
     store = RedisStore(sentinels.url, command_timeout=20.0)
     store.settle("op#1", 50, ("a",), time.time(), True)
-    with redis.Redis.from_url(sentinels.master.url) as master:
-        assert master.wait(1, 5000) == 1
-        # The replica loses its link, and cannot come back: its password is wrong now.
-        master.config_set("requirepass", "another")
-        master.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    sentinels.cut_off()
     store.settle("op#2", 40, ("a",), time.time(), True)
     told = ("op#2", time.time())
     sentinels.fail_over()
@@ -184,7 +193,7 @@ def test_a_failover_to_a_replica_that_was_behind_is_noticed(sentinels: Sentinels
     later.expect(store.generation, told)
     noticed = 0
     for client in (later, store):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             try:
                 assert account(client) == Account(90, 0), "what it lost is read as not spent"
