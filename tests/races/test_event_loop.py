@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,12 +18,12 @@ from genops_ctx.core.ports import Quote
 from genops_ctx.core.records import Charge
 from genops_ctx.ledger.sqlite import SQLiteLedger
 from genops_ctx.providers.flowise_async import AsyncFlowiseAdapter
-from genops_ctx.runtime import Runtime, reset_runtime
+from genops_ctx.runtime import Runtime, get_runtime, reset_runtime
 from genops_ctx.settings import Settings
 from genops_ctx.testing import Flow, FlowiseStandIn
 from tests.stores.redis_server import RedisServer
 
-from .workers import CENT, account_of, join
+from .workers import CENT, book_until, join
 
 BOUND = 1.0
 
@@ -83,19 +83,33 @@ async def call(adapter: AsyncFlowiseAdapter, question: str = "Hello") -> str:
 
 
 async def longest_gap(work: Any) -> tuple[float, Any]:
-    """Seconds that a task which wants to run every 5 ms had to wait at most, while others work."""
-    longest, done = 0.0, asyncio.ensure_future(work)
+    """Seconds that a task which wants to run every 5 ms had to wait at most, while others work.
+
+    As another thread counts them, which stands still where the whole process does.
+    """
+    turns, over = 0, threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not over.wait(0.02):
+            turns += 1
+
+    counting = threading.Thread(target=take_turns)
+    counting.start()
+    longest, done = 0, asyncio.ensure_future(work)
     while not done.done():
-        begun = time.monotonic()
+        begun = turns
         await asyncio.sleep(0.005)
-        longest = max(longest, time.monotonic() - begun)
-    return longest, await done
+        longest = max(longest, turns - begun)
+    over.set()
+    counting.join()
+    return 0.02 * longest, await done
 
 
-def settled(runtime: Runtime) -> None:
-    """What the loop did not wait for."""
+def settled(runtime: Runtime, account: tuple[int, int]) -> None:
+    """With what the loop did not wait for, so much is spent and reserved."""
     runtime.books.hand_off.close()
-    runtime.books.catch_up(time.time())
+    book_until(runtime, account)
 
 
 def test_ten_of_fifty_tasks_fit_a_budget_for_ten(
@@ -109,8 +123,7 @@ def test_ten_of_fifty_tasks_fit_a_budget_for_ten(
 
     results = asyncio.run(main())
     assert (results.count("ran"), results.count("refused")) == (10, 40)
-    settled(runtime)
-    assert account_of(runtime.books.store) == (10 * CENT, 0)
+    settled(runtime, (10 * CENT, 0))
     assert list(runtime.books.ledger.unsettled()) == []
 
 
@@ -122,12 +135,13 @@ def test_a_hung_redis_stops_no_other_task(
     on_store_error: str,
     result: str,
 ) -> None:
-    runtime = governed(BOUND, on_store_error=on_store_error)
+    governed(20.0)
 
     async def main() -> tuple[float, list[str]]:
         async with AsyncFlowiseAdapter(flowise.url) as adapter:
             assert await call(adapter) == "ran"
-            runtime.books.store.accounts()
+            runtime = governed(BOUND, on_store_error=on_store_error)
+            join(runtime.books.store)
             server.pause()
             return await longest_gap(asyncio.gather(*(call(adapter) for _ in range(20))))
 
@@ -135,10 +149,7 @@ def test_a_hung_redis_stops_no_other_task(
     assert results == [result] * 20
     assert gap < BOUND * 3 / 4, "the loop waited for the store"
     server.resume()
-    join(runtime.books.store)
-    settled(runtime)
-    spent = 21 * CENT if result == "unheard" else CENT
-    assert account_of(runtime.books.store) == (spent, 0)
+    settled(get_runtime(), (21 * CENT if result == "unheard" else CENT, 0))
 
 
 async def in_a_block() -> Charge | None:
@@ -161,7 +172,7 @@ def test_a_metered_call_on_a_hung_redis_stops_no_other_task(
     on_store_error: str,
     result: str,
 ) -> None:
-    runtime = governed(BOUND, on_store_error=on_store_error)
+    governed(20.0)
 
     async def one() -> str:
         try:
@@ -172,7 +183,7 @@ def test_a_metered_call_on_a_hung_redis_stops_no_other_task(
 
     async def main() -> tuple[float, list[str]]:
         assert await one() == "ran"
-        runtime.books.store.accounts()
+        join(governed(BOUND, on_store_error=on_store_error).books.store)
         server.pause()
         return await longest_gap(asyncio.gather(*(one() for _ in range(8))))
 
@@ -180,12 +191,11 @@ def test_a_metered_call_on_a_hung_redis_stops_no_other_task(
     assert results == [result] * 8
     assert gap < BOUND * 3 / 4, "the loop waited for the store"
     server.resume()
-    join(runtime.books.store)
-    settled(runtime)
+    runtime = get_runtime()
+    settled(runtime, ((9 if result == "ran" else 1) * CENT, 0))
     charges = list(runtime.books.ledger.charges())
     unheard = [one for one in charges if "store_unavailable" in one.flags]
     assert (len(charges), len(unheard)) == ((9, 8) if result == "ran" else (1, 0))
-    assert account_of(runtime.books.store) == (len(charges) * CENT, 0)
 
 
 def test_metered_calls_that_are_cancelled_while_they_reserve_leave_nothing_reserved(
@@ -209,12 +219,11 @@ def test_metered_calls_that_are_cancelled_while_they_reserve_leave_nothing_reser
             server.resume()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(one, asyncio.CancelledError) for one in results)
-            assert await asyncio.to_thread(account_of, runtime.books.store) == (0, 4 * CENT)
+            await asyncio.to_thread(book_until, runtime, (0, 4 * CENT))
             outer.record_cost("0.03")
 
     asyncio.run(main())
-    settled(runtime)
-    assert account_of(runtime.books.store) == (3 * CENT, 0)
+    settled(runtime, (3 * CENT, 0))
     assert [one.name for one in runtime.books.ledger.charges()] == ["outer"]
 
 
@@ -238,6 +247,5 @@ def test_tasks_that_are_cancelled_while_they_reserve_leave_nothing_reserved(
             assert all(isinstance(one, asyncio.CancelledError) for one in results)
 
     asyncio.run(main())
-    settled(runtime)
-    assert account_of(runtime.books.store) == (0, 0)
+    settled(runtime, (0, 0))
     assert list(runtime.books.ledger.charges()) == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from genops_ctx.runtime import Runtime, reset_runtime
 from tests.stores.redis_server import RedisServer
 from tests.stores.slow_proxy import SlowProxy
 
-from .workers import CENT, account_of, join, runtime_of
+from .workers import CENT, book_until, join, runtime_of
 
 BOUND = 0.25
-SLACK = 5.0  # a busy machine; a server that hangs does so for ever
+SLACK = 15.0  # a busy machine; a server that hangs does so for ever
 
 
 @pytest.fixture
@@ -31,11 +32,12 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 def governed_by(server: RedisServer, on_store_error: str) -> Runtime:
     from genops_ctx.stores.redis import RedisStore
 
+    reset_runtime(runtime_of(RedisStore(server.url, command_timeout=20.0)))
+    with metered_call("flow", max_cost="0.01") as call:
+        call.record_cost("0.01")
     runtime = runtime_of(RedisStore(server.url, command_timeout=BOUND), on_store_error=on_store_error)
     reset_runtime(runtime)
     join(runtime.books.store)
-    with metered_call("flow", max_cost="0.01") as call:
-        call.record_cost("0.01")
     return runtime
 
 
@@ -50,8 +52,7 @@ def test_block_refuses_within_the_bound_and_leaves_nothing_behind(server: RedisS
         time.sleep(4 * BOUND)
     server.resume()
     time.sleep(4 * BOUND)
-    runtime.books.catch_up(time.time())
-    assert account_of(runtime.books.store) == (CENT, 0)
+    book_until(runtime, (CENT, 0))
 
 
 def test_allow_lets_it_through_and_books_it_later(server: RedisServer) -> None:
@@ -64,9 +65,7 @@ def test_allow_lets_it_through_and_books_it_later(server: RedisServer) -> None:
     assert call.charge is not None
     assert "store_unavailable" in call.charge.flags
     server.resume()
-    time.sleep(4 * BOUND)
-    runtime.books.catch_up(time.time())
-    assert account_of(runtime.books.store) == (CENT + 4_000_000, 0)
+    book_until(runtime, (CENT + 4_000_000, 0))
 
 
 # -- one deadline for a whole step ---------------------------------------------------------------
@@ -81,7 +80,10 @@ def test_a_slow_network_costs_a_step_the_bound_once_however_often_it_asks(server
         runtime = runtime_of(store)
         reset_runtime(runtime)
         waits, ran = [], 0
-        for number in range(6):
+        until = time.monotonic() + 120
+        for number in count():
+            if (ran and number >= 6) or time.monotonic() > until:
+                break
             begun = time.monotonic()
             try:
                 with metered_call("flow", max_cost="0.01", idempotency_key=f"op{number}") as call:
@@ -92,12 +94,10 @@ def test_a_slow_network_costs_a_step_the_bound_once_however_often_it_asks(server
                 waits.append(time.monotonic() - begun)
                 time.sleep(1.5)
         assert max(waits) < 0.7 + SLACK, waits
-        assert 1 <= ran < 6, "the first ones join, and have the server know the scripts"
+        assert 1 <= ran < len(waits), "the first ones join, and have the server know the scripts"
         proxy.delay = 0.0
-        time.sleep(1.5)
-        runtime.books.catch_up(time.time())
         # What was reserved and never heard of is given back, by its token: the names are the user's.
-        assert account_of(runtime.books.store) == (ran * CENT, 0)
+        book_until(runtime, (ran * CENT, 0))
         store.close()
 
 
@@ -111,7 +111,7 @@ def test_a_restart_that_forgot_the_scripts_is_within_the_same_bound(server: Redi
     assert time.monotonic() - begun < BOUND + SLACK
     server.resume()
     time.sleep(4 * BOUND)
-    assert account_of(runtime.books.store) == (CENT, 0)
+    book_until(runtime, (CENT, 0))
 
 
 def test_a_password_does_not_make_a_hung_server_dearer(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_password_does_not_make_a_hung_server_dearer(tmp_path: Path) -> None:
 
     with RedisServer(tmp_path, "--requirepass", "secret") as server:
         store = RedisStore(f"redis://:secret@127.0.0.1:{server.port}/3", command_timeout=BOUND)
-        assert store.accounts() == {}
+        join(store)
         store.close()
         server.pause()
         begun = time.monotonic()
@@ -144,12 +144,13 @@ def test_the_first_call_of_a_process_is_not_refused_because_redis_py_is_imported
     code = (
         "import time\n"
         "from genops_ctx.stores.redis import RedisStore\n"
-        f"store = RedisStore({server.url!r}, command_timeout=0.1)\n"
+        f"store = RedisStore({server.url!r}, command_timeout=20.0, connect_timeout=20.0)\n"
         "import genops_ctx.stores.redis as module\n"
-        "connect = module.connect\n"
+        "connect, now = module.connect, time.monotonic\n"
         "def slow(*args, **named):\n"
-        "    time.sleep(0.2)\n"
-        "    return connect(*args, **named)\n"
+        "    client = connect(*args, **named)\n"
+        "    time.monotonic = lambda: now() + 60\n"
+        "    return client\n"
         "module.connect = slow\n"
         "print(store.accounts())\n"
     )

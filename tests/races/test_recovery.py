@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,18 @@ from genops_ctx.stores.memory import MemoryStore
 from tests.stores.redis_sentinels import Sentinels
 from tests.stores.redis_server import RedisServer
 
-from .workers import CENT, Plan, account_of, billed, run_workers, runtime_of, store_of
+from .workers import (
+    CENT,
+    Plan,
+    account_of,
+    billed,
+    gates_in,
+    let,
+    run_workers,
+    runtime_of,
+    store_of,
+    wait_for,
+)
 
 OPERATIONS = [f"op{number}" for number in range(50)]
 
@@ -46,7 +56,6 @@ def plan(server: RedisServer, tmp_path: Path) -> Plan:
 
 def plan_on(url: str, folder: Path) -> Plan:
     """What is done when is said by :func:`let`."""
-    (folder / "gates").mkdir()
     return Plan(
         ("redis", url),
         str(folder / "bills"),
@@ -54,7 +63,7 @@ def plan_on(url: str, folder: Path) -> Plan:
         ledger=str(folder / "ledger.sqlite3"),
         life=1800.0,
         patience=240.0,
-        gates=str(folder / "gates"),
+        gates=str(gates_in(folder)),
         turned_away=str(folder / "turned_away"),
     )
 
@@ -67,22 +76,6 @@ def set_back(server: RedisServer, tmp_path: Path) -> None:
     server.kill()
     shutil.copy(tmp_path / "old.rdb", tmp_path / "dump.rdb")
     server.start()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return when it holds; an account that cannot be asked now holds nothing."""
-    until = time.monotonic() + 240
-    while time.monotonic() < until:
-        with contextlib.suppress(StoreError):
-            if condition():
-                return
-        time.sleep(0.005)
-    raise AssertionError("it did not come to that")
-
-
-def let(plan: Plan, step: str, operations: Sequence[str]) -> None:
-    for operation in operations:
-        (Path(plan.gates) / f"{step}-{operation}").touch()
 
 
 @pytest.mark.slow
@@ -101,15 +94,15 @@ def test_the_budget_is_right_again_by_itself_and_never_overspent(
     bills, in_flight, after = tmp_path / "bills", OPERATIONS[:5], OPERATIONS[5:]
 
     def trouble(_: list[Any]) -> None:
-        let(plan, "begin", in_flight)
+        let(plan.gates, "begin", in_flight)
         wait_for(lambda: len(billed(bills)) == 3 + 5)
         lose(server, tmp_path)
-        let(plan, "begin", after)
-        let(plan, "answer", after)
+        let(plan.gates, "begin", after)
+        let(plan.gates, "answer", after)
         wait_for(lambda: len(billed(Path(plan.turned_away))) > 0)
-        let(plan, "answer", in_flight[:3])
+        let(plan.gates, "answer", in_flight[:3])
         wait_for(lambda: len(billed(bills)) > 3 + 5)
-        let(plan, "answer", in_flight[3:])
+        let(plan.gates, "answer", in_flight[3:])
 
     report = run_workers([plan] * 8, OPERATIONS, trouble)
     assert report.given_up == []
@@ -138,27 +131,27 @@ def test_a_failover_in_mid_run_overspends_nothing(tmp_path: Path, behind: bool) 
         store, ledger = store_of(plan), SQLiteLedger(plan.ledger)
 
         def trouble(_: list[Any]) -> None:
-            let(plan, "begin", before)
-            let(plan, "answer", before)
+            let(plan.gates, "begin", before)
+            let(plan.gates, "answer", before)
             wait_for(lambda: len(billed(bills)) == 4)
             wait_for(lambda: account_of(store) == (4 * CENT, 0))
             if behind:
                 sentinels.cut_off()
-            let(plan, "begin", [*ended_meanwhile, *in_flight])
+            let(plan.gates, "begin", [*ended_meanwhile, *in_flight])
             wait_for(lambda: len(billed(bills)) == 9)
             assert account_of(store) == (4 * CENT, 5 * CENT)
             if not behind:
                 sentinels.catch_up()
             sentinels.master.kill()
-            let(plan, "begin", after)
-            let(plan, "answer", after)
+            let(plan.gates, "begin", after)
+            let(plan.gates, "answer", after)
             wait_for(lambda: len(billed(Path(plan.turned_away))) > 0)
-            let(plan, "answer", ended_meanwhile)
+            let(plan.gates, "answer", ended_meanwhile)
             wait_for(lambda: sum(1 for _ in ledger.charges()) == 7)
             sentinels.promote()
             wait_for(lambda: len(billed(bills)) >= 10)
             wait_for(lambda: account_of(store) == (8 * CENT, 2 * CENT))
-            let(plan, "answer", in_flight)
+            let(plan.gates, "answer", in_flight)
 
         report = run_workers([plan] * 4, OPERATIONS[:24], trouble)
         assert report.given_up == []

@@ -6,6 +6,7 @@ would charge is therefore known whatever happens to the worker next.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -111,15 +112,17 @@ class Report:
         self.lost += other.lost
 
 
-def store_of(plan: Plan) -> AccountStore:
+def store_of(plan: Plan, *, callers_clock: bool = False) -> AccountStore:
     kind, place = plan.store
     if kind == "redis":
         from genops_ctx.stores.redis import RedisStore
 
-        return RedisStore(place, command_timeout=plan.command_timeout)
+        return RedisStore(
+            place, command_timeout=plan.command_timeout, clock="caller" if callers_clock else "server"
+        )
     from genops_ctx.stores.sqlite import SQLiteStore
 
-    return SQLiteStore(place, timeout=60.0)
+    return SQLiteStore(place, timeout=60.0, clock="caller" if callers_clock else "machine")
 
 
 def runtime_of(
@@ -140,6 +143,22 @@ def account_of(store: AccountStore) -> tuple[int, int]:
     """Spent and reserved of the one budget; it is an error where there is another account."""
     ((_, account),) = store.accounts().items()
     return account.spent, account.reserved
+
+
+def book_until(runtime: Runtime, account: tuple[int, int]) -> None:
+    """Bring the books up until that is spent and reserved, by a store that may wait for a moment only."""
+    until = time.monotonic() + 120
+    found: object = None
+    while time.monotonic() < until:
+        try:
+            runtime.books.catch_up(time.time())
+            found = account_of(runtime.books.store)
+        except StoreError as error:
+            found = error
+        if found == account:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"it comes to {found}, and not to {account}")
 
 
 class Elsewhere:
@@ -176,6 +195,31 @@ def bill(path: str, operation: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(file, f"{operation}\n".encode())
     os.close(file)
+
+
+def gates_in(folder: Path, answer: Sequence[str] = ()) -> Path:
+    """Shut ones, but that these operations are answered when they are made."""
+    gates = folder / "gates"
+    gates.mkdir()
+    let(gates, "answer", answer)
+    return gates
+
+
+def let(gates: str | Path, step: str, operations: Sequence[str]) -> None:
+    """Have them ``begin``, or have their ``answer`` come."""
+    for operation in operations:
+        (Path(gates) / f"{step}-{operation}").touch()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when it holds. It does not where the store cannot be asked now."""
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        with contextlib.suppress(StoreError):
+            if condition():
+                return
+        time.sleep(0.005)
+    raise AssertionError("it did not come to that")
 
 
 def pass_gate(plan: Plan, step: str, operation: str) -> None:
