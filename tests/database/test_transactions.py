@@ -51,16 +51,16 @@ def held_by_a_thread(database: Database) -> Iterator[None]:
         with database as connection:
             connection.execute("INSERT INTO numbers VALUES (1)")
             begun.set()
-            enough.wait(30)
+            enough.wait(120)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    begun.wait(30)
+    assert begun.wait(120)
     try:
         yield
     finally:
         enough.set()
-        thread.join(30)
+        thread.join(120)
 
 
 def test_an_inner_block_joins_the_outer_one(database: Database) -> None:
@@ -92,7 +92,7 @@ def test_a_thread_waits_for_another_no_longer_than_its_bound(database: Database)
         for use in (lambda: add(database, 2), lambda: numbers(database)):
             with pytest.raises(StoreError, match="busy: other threads"):
                 use()
-        assert 0.4 <= time.monotonic() - begun < 5.0
+        assert 0.4 <= time.monotonic() - begun < 15.0
     add(database, 2)
     assert numbers(database) == [1, 2]
 
@@ -104,7 +104,7 @@ def test_a_process_waits_for_another_no_longer_than_its_bound(database: Database
         begun = time.monotonic()
         with pytest.raises(StoreError, match="busy: another process"), database.within(seconds):
             pass
-        assert seconds / 2 <= time.monotonic() - begun < seconds / 2 + 4.0
+        assert seconds / 2 <= time.monotonic() - begun < seconds / 2 + 15.0
     assert numbers(database) == [], "reading waits for nobody"
     other.execute("ROLLBACK")
     other.close()
@@ -112,7 +112,7 @@ def test_a_process_waits_for_another_no_longer_than_its_bound(database: Database
 
 
 def test_every_thread_has_its_turn(tmp_path: Path) -> None:
-    database = Database(tmp_path / "file.sqlite3", timeout=20.0)
+    database = Database(tmp_path / "file.sqlite3", timeout=120.0)
     with database as connection:
         connection.execute("CREATE TABLE numbers (n INTEGER)")
     with ThreadPoolExecutor(16) as threads:
@@ -204,7 +204,7 @@ def test_a_fork_waits_for_other_threads_within_bounds_and_the_child_keeps_away(d
     with held_by_a_thread(database):
         begun = time.monotonic()
         assert in_a_child(lambda: add(database, 2)) == "StoreError"
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < 15.0
     add(database, 3)
     assert numbers(database) == [1, 3]
 
@@ -218,7 +218,7 @@ def test_a_fork_in_the_middle_of_a_report_leaves_it_to_the_parent(database: Data
 
 
 def test_threads_that_fork_at_once_do_not_lock_each_other_out(tmp_path: Path) -> None:
-    several = [Database(tmp_path / f"{number}.sqlite3", timeout=20.0) for number in range(4)]
+    several = [Database(tmp_path / f"{number}.sqlite3", timeout=120.0) for number in range(4)]
     for database in several:
         with database as connection:
             connection.execute("CREATE TABLE numbers (n INTEGER)")

@@ -129,7 +129,7 @@ def test_parts_that_come_to_several_and_twice_are_one(start: Start, clock: Clock
 def test_another_goes_on_where_the_one_who_led_has_died(
     start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genops_ctx.evidence.collector.LEAD_SECONDS", 0.5)
+    monkeypatch.setattr("genops_ctx.evidence.collector.LEAD_SECONDS", 4.0)
     caller, first, second = start(), start(), start()
     charges = [caller.answer(caller.send()) for _ in range(3)]
     first.corrections.take(Shown(proof(7, "langfuse:a"), request=charges[0].id))
@@ -137,7 +137,7 @@ def test_another_goes_on_where_the_one_who_led_has_died(
     assert first.collect()
     assert in_ledger(caller.runtime) == [1000, 1000, 1000, -930]
     assert not second.collect()
-    time.sleep(0.6)
+    time.sleep(4.1)
     second.corrections.take(Shown(Evidence("langfuse:b", complete=True), request=charges[1].id))
     assert second.collect()
     # the part that the first had read is not lost, and nothing is corrected twice

@@ -140,7 +140,7 @@ def test_plain_words_to_a_tls_port_are_an_error_and_not_a_wait(tls_port: int) ->
     begun = time.monotonic()
     with pytest.raises(StoreError):
         hold(store, "op#1")
-    assert time.monotonic() - begun < 10.0
+    assert time.monotonic() - begun < 15.0
     store.close()
 
 
@@ -154,7 +154,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 
 
 def test_a_failover_to_a_replica_that_has_all_goes_on(sentinels: Sentinels) -> None:
-    store = RedisStore(sentinels.url, command_timeout=20.0)
+    store = RedisStore(sentinels.url, command_timeout=20.0, connect_timeout=20.0)
     assert isinstance(hold(store, "op#1", 60), Held)
     store.settle("op#1", 50, (), time.time(), True)
     assert isinstance(hold(store, "op#2", 30), Held)
@@ -182,13 +182,13 @@ def test_a_store_that_is_closed_has_no_connections_to_its_sentinels_either(senti
 
 def test_a_failover_to_a_replica_that_was_behind_is_noticed(sentinels: Sentinels) -> None:
     """Redis replicates after it has answered, so a failover may lose what was answered last."""
-    store = RedisStore(sentinels.url, command_timeout=20.0)
+    store = RedisStore(sentinels.url, command_timeout=20.0, connect_timeout=20.0)
     store.settle("op#1", 50, ("a",), time.time(), True)
     sentinels.cut_off()
     store.settle("op#2", 40, ("a",), time.time(), True)
     told = ("op#2", time.time())
     sentinels.fail_over()
-    later = RedisStore(sentinels.url, command_timeout=20.0)
+    later = RedisStore(sentinels.url, command_timeout=20.0, connect_timeout=20.0)
     assert store.generation is not None
     later.expect(store.generation, told)
     noticed = 0
@@ -225,7 +225,7 @@ def nodes(tmp_path: Path) -> Iterator[list[RedisServer]]:
             [str(program), "--cluster", "create", *places, "--cluster-yes"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]

@@ -404,7 +404,7 @@ def test_a_forked_process_listens_by_itself(server: RedisServer) -> None:
         [sys.executable, "-W", "ignore", "-c", FORKS, server.url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.stdout == "both\n", done.stderr
