@@ -207,7 +207,7 @@ def test_on_a_terminal_it_asks_before_it_spends(keys, option, code, asked):
             pass  # Linux reports the end of a terminal so
         finally:
             os.close(ours)
-        assert process.wait(timeout=30) == code, shown.decode()
+        assert process.wait(timeout=120) == code, shown.decode()
         assert (b"Go on?" in shown) == (not option)
         assert len(predictions(flowise)) == asked
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
+
+from tests.stores.redis_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,14 +155,6 @@ class FlowiseServer:
             "TEST_FLOWISE_PARENT": str(os.getpid()),
             **self._extra,
         }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

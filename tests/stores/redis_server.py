@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -37,15 +39,16 @@ def needed() -> str:
     return program
 
 
-HIGHEST_PORT = 55_535  # a cluster node listens 10,000 above its port too
+PORTS = range(20_000, 32_000)
+"""Below those that the system gives to clients, by Linux's default: none is taken from a server that is still
+starting, or down for a while. A cluster node listens 10,000 above its port too."""
 
 
 def free_port() -> int:
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= HIGHEST_PORT:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 
