@@ -115,7 +115,7 @@ def test_look_ups_and_prediction_share_one_deadline():
     """A server that answers nothing at all: name, definition and prediction take no longer together."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        error = in_time(url, seconds=3.0)  # half of it for the look-up
+        error = in_time(url, seconds=7.0)  # half of it for the look-up
         assert error.charge.outcome == "timed_out"
         adapter = instrument_flowise(url, timeout=SECONDS)
         with at_most(SECONDS + SLACK), pytest.raises(errors.FlowiseTimeoutError):
@@ -140,8 +140,8 @@ def test_a_slow_look_up_leaves_time_for_the_prediction():
             super()._serve(connection)
 
     with SlowLookUps(answer) as raw:
-        adapter = instrument_flowise(raw.url, timeout=5)
-        with at_most(5 + SLACK):
+        adapter = instrument_flowise(raw.url, timeout=7)
+        with at_most(7 + SLACK):
             assert adapter.predict_flow(FLOW, "How many?")["text"] == "In time."
 
 
