@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from genops_ctx.ledger import postgres_connection
 from genops_ctx.ledger.postgres import PostgresLedger
 from genops_ctx.ledger.postgres_connection import PostgresConnections
 from genops_ctx.stores.redis import RedisStore
@@ -38,6 +39,7 @@ def wait_longer() -> None:
         for name in names:
             assert name in made.__init__.__kwdefaults__
             made.__init__.__kwdefaults__[name] = PATIENCE
+    postgres_connection.CONNECT_SECONDS = int(PATIENCE)
 
 
 def look_longer() -> None:
