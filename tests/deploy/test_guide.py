@@ -18,6 +18,7 @@ from genops_ctx.service.keys import new_key
 from genops_ctx.stores.redis_urls import parse_address
 from genops_ctx.stores.tombstones import TOMBSTONE_SECONDS
 from tests.ledger.postgres_server import PostgresServer
+from tests.service.conftest import patient_stores as patient_stores
 from tests.strategies import charge, line
 
 from .files import FOLDER, ROOT, read_yaml
@@ -107,7 +108,7 @@ def test_a_backup_comes_back() -> None:
                 env={**os.environ, "PGPASSWORD": server.password},
                 input=content,
                 capture_output=True,
-                timeout=60,
+                timeout=300,
                 check=False,
             )
             assert done.returncode == 0, done.stderr.decode()

@@ -212,7 +212,7 @@ def test_a_secret_that_is_not_filled_in_is_told_of_at_once(name: str, tmp_path: 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2

@@ -114,7 +114,7 @@ def test_the_healthcheck_of_redis(redis: RedisServer, secrets: Path) -> None:
     def healthy() -> bool:
         command = text.replace("$$", "$").replace("/run/secrets", str(secrets))
         command = command.replace("redis-cli", f"redis-cli -p {redis.port}")
-        return subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=60).returncode == 0
+        return subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=300).returncode == 0
 
     assert healthy()
     (secrets / "redis_auth").chmod(0o600)

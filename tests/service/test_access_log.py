@@ -50,7 +50,7 @@ def running(folder: Path, flowise: str, *command: str) -> Iterator[tuple[str, Lo
             start_new_session=True,
         )
     try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
         while True:
             try:
                 requests.get(f"{url}/health/live", timeout=60)
@@ -69,13 +69,12 @@ def running(folder: Path, flowise: str, *command: str) -> Iterator[tuple[str, Lo
 
 
 UVICORN = ("uvicorn", "genops_ctx.service:app")
+TWO = ("--workers", "2", "--timeout-worker-healthcheck", "120")  # else one that starts slowly is killed
 SERVE = ("genops_ctx", "serve")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", [UVICORN, (*UVICORN, "--workers", "2"), SERVE], ids=("one", "two", "serve")
-)
+@pytest.mark.parametrize("command", [UVICORN, (*UVICORN, *TWO), SERVE], ids=("one", "two", "serve"))
 def test_no_prompt_and_no_key_is_logged_and_every_line_has_its_worker(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:

@@ -177,7 +177,7 @@ class Silent(MemoryLedger):
         self.written: list[Batch] = []
 
     def count_on(self, seconds: float) -> bool:
-        self.hanging.wait(20)
+        self.hanging.wait(60)
         if self.failing:
             raise StoreError("the disk is gone")
         return super().count_on(seconds)
@@ -208,7 +208,7 @@ def silent_service(serve: Serve, flowise: FlowiseStandIn, silent: Silent) -> str
 def test_a_ledger_that_fails_or_hangs_is_left_out(
     silent_service: str, silent: Silent, client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "SECONDS", 1.0)
+    monkeypatch.setattr(metrics, "SECONDS", 4.0)
     headers = client(role="monitor")
     silent.failing = True
     for _ in range(2):
@@ -217,7 +217,7 @@ def test_a_ledger_that_fails_or_hangs_is_left_out(
         assert of(found, "genops_scrape_error", source="ledger") == 1
         assert of(found, "genops_scrape_error", source="store") == 0
         assert not any(name.startswith("flowise_") for name, _ in found)
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 30
         silent.failing = False
         silent.hanging.clear()
     silent.hanging.set()
