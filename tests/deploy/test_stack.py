@@ -211,7 +211,7 @@ def test_the_stack(tmp_path: Path, secrets: Path, redis: RedisServer, postgres: 
                 return requests.post(url, json={"question": "hi"}, headers=headers, timeout=60).status_code
 
             with ThreadPoolExecutor(16) as pool:
-                assert set(pool.map(call, range(200))) == {200}
+                assert set(pool.map(call, range(200))) == {200}, service.log[-3000:]
             with psycopg.connect(postgres.url_of("postgres")) as connection:
                 row = connection.execute(
                     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'genops_ctx'"

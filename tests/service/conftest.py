@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from genops_ctx.ledger import postgres_connection
 from genops_ctx.runtime import Runtime, get_runtime, reset_runtime
 from genops_ctx.service.key_store import MemoryKeys
 from genops_ctx.service.keys import ClientKey, new_key
@@ -28,6 +29,7 @@ def patient_stores() -> Iterator[None]:
         for made, names in BOUNDS.items():
             for name in names:
                 patch.setitem(made.__init__.__kwdefaults__, name, PATIENCE)
+        patch.setattr(postgres_connection, "CONNECT_SECONDS", int(PATIENCE))
         yield
 
 

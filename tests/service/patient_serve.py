@@ -21,6 +21,8 @@ from genops_ctx.stores.sqlite_resilience import SQLiteResilience
 
 PATIENCE = 30.0
 """seconds"""
+IMPATIENT = "TESTS_IMPATIENT"
+"""set where stores are to be waited for as long as the product waits"""
 KEYS_KNOWN = "TESTS_KEYS_KNOWN_SECONDS"
 """where a test needs its clients' keys to be known while the ledger is away, however long that takes"""
 BOUNDS: dict[type[Any], tuple[str, ...]] = {
@@ -50,11 +52,16 @@ def look_longer() -> None:
     access.REMEMBERED_SECONDS = float(os.environ.get(KEYS_KNOWN, access.REMEMBERED_SECONDS))
 
 
-if __name__ in ("__main__", "__mp_main__"):
+if __name__ in ("__main__", "__mp_main__") and not os.environ.get(IMPATIENT):
     wait_longer()
     if __name__ == "__mp_main__" or sys.argv[-1] == "1":
         look_longer()
 if __name__ == "__main__":
+    import uvicorn
+
     from genops_ctx.cli import main
 
+    # A client that stood still for 5 s would send into a connection that is being closed.
+    assert uvicorn.run.__kwdefaults__["timeout_keep_alive"] == 5
+    uvicorn.run.__kwdefaults__["timeout_keep_alive"] = 75
     main(prog_name="genops-ctx")

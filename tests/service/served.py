@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.service.patient_serve import IMPATIENT
 from tests.stores.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,6 @@ class Served:
         **environment: str,
     ) -> None:
         self.folder = folder
-        self.module = "tests.service.patient_serve" if patient else "genops_ctx"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.workers = workers
@@ -50,6 +50,7 @@ class Served:
             "GENOPS_CONFIG": str(folder / "genops.toml"),
             "GENOPS_STORE": f"sqlite:///{folder}/costs.sqlite3",
             "GENOPS_LEDGER": f"sqlite:///{folder}/costs.sqlite3",
+            **({} if patient else {IMPATIENT: "yes"}),
             **environment,
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -62,7 +63,7 @@ class Served:
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", self.module, "serve", "--port", str(self.port)),
+                    *(sys.executable, "-m", "tests.service.patient_serve", "serve", "--port", str(self.port)),
                     *("--workers", str(self.workers)),
                 ],
                 cwd=self.folder,

@@ -130,6 +130,7 @@ def books_are_the_bill(service: Served, flowise: FlowiseStandIn, answered: int) 
     billed = [150 * call.input_tokens + 600 * call.output_tokens for call in flowise.model.calls]
     with closing(open_ledger(service.environment["GENOPS_LEDGER"])) as ledger:
         charges = list(ledger.charges())
+    assert [charge for charge in charges if str(charge.exactness) != "exact"] == [], service.log[-2000:]
     assert sum(charge.nanos for charge in charges) == sum(billed)
     assert len(charges) == len(billed) == answered
     assert {charge.outcome for charge in charges} == {"completed"}
