@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.ledger.conftest import postgres_server
+from tests.ledger.conftest import a_busy_server_is_waited_for, postgres_server
 
-__all__ = ["postgres_server"]
+__all__ = ["a_busy_server_is_waited_for", "postgres_server"]

@@ -200,7 +200,7 @@ def keep_calling(folder: str, who: int, seconds: float, reports: Any) -> None:
 
 
 def wait_for(bills: Callable[[], int], number: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while bills() < number and time.monotonic() < until:
         time.sleep(0.02)
     assert bills() >= number
@@ -232,7 +232,7 @@ def test_processes_whose_clock_jumps_back_and_on_again_spend_each_hour_once(tmp_
         os.remove(tmp_path / "jumped")
         wait_until_used_up(lambda: len(billed(tmp_path / "bills")))
         (tmp_path / "jumped").touch()
-        assert [reports.get(timeout=60) for _ in workers] == [True] * 4, "the budgets were used up"
+        assert [reports.get(timeout=180) for _ in workers] == [True] * 4, "the budgets were used up"
     finally:
         for worker in workers:
             worker.join(10)

@@ -43,7 +43,7 @@ def together(plan: Plan, number: int) -> None:
     folder = Path(plan.bill)
     folder.mkdir(exist_ok=True)
     (folder / str(os.getpid())).touch()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while len(list(folder.iterdir())) < number:
         assert time.monotonic() < until
         time.sleep(0.005)
