@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
 from click.testing import Result
 
+from genops_ctx.cli import verify
 from genops_ctx.testing.loopback import Loopback, json_reply
 
 from .conftest import RunningFlowise
@@ -21,8 +23,12 @@ Run = Callable[..., Result]
 
 
 def test_each_route_of_a_classic_flow_is_compared_with_the_bill(
-    flowise: RunningFlowise, flowise_model: ModelStub, command_with_a_ledger: Run
+    flowise: RunningFlowise,
+    flowise_model: ModelStub,
+    command_with_a_ledger: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(verify, "WAIT_SECONDS", 120.0)  # as long as a busy Flowise takes to export
     before = definition(flowise, "llm_chain")
     routes = ("evaluation", "estimate", "gateway", "langfuse")
     done = command_with_a_ledger(
