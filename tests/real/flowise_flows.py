@@ -36,6 +36,8 @@ class FlowBuilder:
         self._url = f"{url}/api/v1"
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {api_key}"
+        # Flowise closes a connection that was idle for 5 s, also when a request is on its way into it.
+        self._session.headers["Connection"] = "close"
         self._model_url = model_url.rstrip("/")
         self._definitions: dict[str, dict[str, Any]] = {}
         self._openai = self._credential("openAIApi", {"openAIApiKey": "sk-not-a-real-key"})
