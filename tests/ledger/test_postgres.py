@@ -7,9 +7,8 @@ import os
 import random
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,9 +26,8 @@ from genops_ctx.ledger.postgres import PostgresLedger
 from tests.ledger.charges import charges, times
 from tests.ledger.postgres_server import PostgresServer
 from tests.ledger.test_totals import NAMES, unlike
+from tests.patience import once_it_answers
 from tests.strategies import charge, line
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.slow
 on_one_server = settings(
@@ -313,17 +311,6 @@ def test_a_restarted_server_is_found_again_at_once(own_server: PostgresServer) -
     assert ledger.append(charge(line(1), operation="after"))
     assert [one.operation for one in ledger.charges()] == ["before", "after"]
     ledger.close()
-
-
-def once_it_answers(use: Callable[[], T]) -> T:
-    """By a ledger that waits for a moment only."""
-    until = time.monotonic() + 120
-    while True:
-        try:
-            return use()
-        except StoreError:
-            assert time.monotonic() < until
-            time.sleep(0.1)
 
 
 def test_a_paused_server_costs_a_bounded_time(own_server: PostgresServer) -> None:

@@ -18,6 +18,7 @@ from genops_ctx.resilience import CircuitBreaker, RateLimiter
 from genops_ctx.stores.resilience import open_resilience
 from genops_ctx.stores.sqlite_resilience import SQLiteResilience
 from genops_ctx.testing import Flow, FlowiseStandIn
+from tests.patience import once_it_answers
 from tests.stores.redis_server import RedisServer
 
 BOUND = 1.0 + 0.5
@@ -87,17 +88,6 @@ def refused(call: Callable[[], Any]) -> None:
     assert time.monotonic() - begun < BOUND + 10.0, "some seconds for a busy machine"
 
 
-def passes(call: Callable[[], Any]) -> Any:
-    """What it answers: a machine that is busy just now may keep Redis from answering in time."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            return call()
-        except StoreUnavailable:
-            assert time.monotonic() < until, "it was refused for a minute"
-            time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     ("kind", "what"), [*[("limit", what) for what in TROUBLES], *[("breaker", what) for what in SILENT]]
 )
@@ -109,9 +99,9 @@ def test_no_call_passes(flowise: FlowiseStandIn, server: RedisServer, what: str,
     guard: dict[str, Any] = {"rate_limit": limiter} if kind == "limit" else {"breaker": breaker}
     adapter = instrument_flowise(flowise.url, **guard)
     with governance_context("test", budget=1) as context:
-        passes(lambda: adapter.predict_flow("one", "hello"))
-        assert bool(passes(limiter.acquire))
-        assert passes(lambda: breaker.call(int)) == 0
+        once_it_answers(lambda: adapter.predict_flow("one", "hello"))
+        assert bool(once_it_answers(limiter.acquire))
+        assert once_it_answers(lambda: breaker.call(int)) == 0
         TROUBLES[what](server)
         for _ in range(3):
             refused(lambda: adapter.predict_flow("one", "hello"))
@@ -141,11 +131,11 @@ def test_a_call_before_which_nobody_could_ever_ask_is_refused_too(tmp_path: Path
 def test_calls_pass_again_once_redis_answers(server: RedisServer) -> None:
     store = open_resilience(server.url, away="refuse", command_timeout=1.0)
     breaker = CircuitBreaker(name="all", store=store)
-    assert passes(lambda: breaker.call(int)) == 0
+    assert once_it_answers(lambda: breaker.call(int)) == 0
     server.pause()
     refused(lambda: breaker.call(int))
     server.resume()
-    assert passes(lambda: breaker.call(int)) == 0
+    assert once_it_answers(lambda: breaker.call(int)) == 0
     store.close()
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
 
 import pytest
 
 from genops_ctx.core.accounts import Account, Control, Hold, HoldState, Refusal, Reserve, WrongWindow
 from genops_ctx.core.errors import ConfigurationError, StoreDataLost, StoreError
 from genops_ctx.core.ports import Held
+from tests.patience import once_it_answers
 from tests.strategies import watch
 
 from .redis_server import RedisServer
@@ -23,7 +23,6 @@ pytest.importorskip("redis", reason="redis-py is not here: pip install 'genops_c
 
 from genops_ctx.stores.redis import RedisStore
 
-T = TypeVar("T")
 MOST = 2**63 - 1
 BOUND = 0.25
 
@@ -50,17 +49,6 @@ def held(store: RedisStore, name: str, **more: object) -> Held:
     answer = store.reserve(wish(name, **more), time.time())  # type: ignore[arg-type]
     assert isinstance(answer, Held)
     return answer
-
-
-def once_it_answers(use: Callable[[], T]) -> T:
-    """By a store that waits for a moment only: the machine may be busy for longer."""
-    until = time.monotonic() + 120
-    while True:
-        try:
-            return use()
-        except StoreError:
-            assert time.monotonic() < until
-            time.sleep(0.02)
 
 
 def spent(store: RedisStore) -> Account:
